@@ -1,0 +1,16 @@
+//! What the control plane and a node say to each other. The contract is
+//! `proto/node.proto`; this crate holds the code generated from it and the
+//! names both sides must agree on.
+
+/// Metadata key that names the sandbox of a guest call passed through a node.
+pub const SANDBOX_METADATA_KEY: &str = "x-tombolo-sandbox";
+
+/// Generated from `proto/node.proto`.
+#[expect(
+    clippy::pedantic,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("tombolo.node.v1");
+}
