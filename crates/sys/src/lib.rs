@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The only crate with unsafe code: what the programs need of Linux and no
+//! maintained crate offers safely. Host side: jails, namespaces, control
+//! groups. Guest side: boot, clock, entropy, processes, terminals.
+
+pub mod guest;
+pub mod jail;

@@ -1,0 +1,1 @@
+//! Host side: the jail one VM runs in.
