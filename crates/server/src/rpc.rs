@@ -1,0 +1,1 @@
+//! The WebSocket JSON-RPC of one connection.
