@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch. Arithmetic saturates: a deadline a
 /// client makes up must not wrap around.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub i64);
 
@@ -40,7 +38,7 @@ mod tests {
 
     #[test]
     fn arithmetic_saturates() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert_eq!(UnixMillis(1).plus(minute), UnixMillis(60_001));
         assert_eq!(
             UnixMillis(i64::MAX).plus(Duration::MAX),
