@@ -1,0 +1,277 @@
+//! The create configuration: base64 of a JSON object in a request header.
+//!
+//! The two official clients send different dialects of it. Both are read here
+//! into one shape. Reached by the network; never panics. Messages never quote
+//! the text of secrets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tombolo_ids::UnixMillis;
+
+use crate::secret::SecretValue;
+
+/// The longest header value that is read.
+pub const CONFIG_HEADER_LEN_MAX: usize = 128 * 1024;
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What a client asks of a new sandbox, whichever client it is. Nothing is
+/// checked yet beyond its shape.
+#[derive(Clone, Debug, Default)]
+pub struct CreateConfig {
+    /// Memory in MiB.
+    pub memory_mib: Option<i64>,
+    /// When it shall end.
+    pub stop_at: Option<UnixMillis>,
+    /// `session`, or a duration such as `30s` or `5m`.
+    pub timeout: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// The volume or snapshot to use as the root disk.
+    pub root: Option<String>,
+    /// Volumes to mount.
+    pub volumes: Vec<VolumeMount>,
+    /// Hosts that may be reached; absent means all.
+    pub allow_net: Option<Vec<String>>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, SecretSpec>,
+    /// Whether to open SSH.
+    pub ssh: bool,
+    /// A port to expose over HTTP.
+    pub port: Option<i64>,
+    /// The region's code.
+    pub region: Option<String>,
+}
+
+/// A volume and where it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// The volume's id or name.
+    pub volume: String,
+    /// The directory in the sandbox.
+    pub path: String,
+}
+
+/// A secret and the hosts it may be sent to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SecretSpec {
+    /// Where it may be sent.
+    pub hosts: Vec<String>,
+    /// The credential.
+    pub value: SecretValue,
+}
+
+/// The header cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeConfigError {
+    /// Too long to read.
+    #[error("the configuration is longer than {CONFIG_HEADER_LEN_MAX} bytes")]
+    TooLong,
+    /// Not base64.
+    #[error("the configuration is not base64")]
+    Base64(#[source] base64::DecodeError),
+    /// Not a JSON object.
+    #[error("the configuration is not a JSON object")]
+    Json(#[source] serde_json::Error),
+    /// A key we do not know: better said than ignored.
+    #[error("the configuration has an unknown key {key:?}")]
+    UnknownKey {
+        /// The key, cut to a printable length.
+        key: String,
+    },
+    /// A known key with a value of the wrong shape.
+    #[error("the configuration's {key:?} is not {expected}")]
+    Shape {
+        /// The key.
+        key: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+impl CreateConfig {
+    /// Reads the header's value. Its bytes may be UTF-8 or Latin-1.
+    pub fn decode_header(header: &[u8]) -> Result<Self, DecodeConfigError> {
+        if header.len() > CONFIG_HEADER_LEN_MAX {
+            return Err(DecodeConfigError::TooLong);
+        }
+        let bytes = BASE64.decode(header).map_err(DecodeConfigError::Base64)?;
+        // The JavaScript client encodes characters up to U+00FF as one byte.
+        let text = String::from_utf8(bytes)
+            .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect());
+        Self::from_json(&text)
+    }
+
+    fn from_json(text: &str) -> Result<Self, DecodeConfigError> {
+        let object: BTreeMap<String, Value> =
+            serde_json::from_str(text).map_err(|error| DecodeConfigError::Json(located(&error)))?;
+        let mut config = Self::default();
+        for (key, value) in object {
+            // Both clients may send null for what was not asked for.
+            if !value.is_null() {
+                config.set(&key, value)?;
+            }
+        }
+        Ok(config)
+    }
+
+    fn set(&mut self, key: &str, value: Value) -> Result<(), DecodeConfigError> {
+        match key {
+            "memory_mb" => self.memory_mib = Some(integer("memory_mb", &value)?),
+            "stop_at_ms" => {
+                self.stop_at = Some(UnixMillis(integer("stop_at_ms", &value)?));
+            }
+            "timeout" => self.timeout = Some(shape("timeout", "a text", value)?),
+            "labels" => self.labels = shape("labels", "an object of texts", value)?,
+            "env" => self.env = shape("env", "an object of texts", value)?,
+            "root" => {
+                let root: RootVolume = shape("root", "{volume: text}", value)?;
+                self.root = Some(root.volume);
+            }
+            "volumes" => {
+                let volumes: Volumes = shape(
+                    "volumes",
+                    "a list of {volume, path} or an object from path to volume",
+                    value,
+                )?;
+                self.volumes = volumes.into();
+            }
+            "allow_net" => self.allow_net = Some(shape("allow_net", "a list of texts", value)?),
+            "secrets" => {
+                self.secrets = shape("secrets", "an object of {hosts, value}", value)?;
+            }
+            "ssh" => self.ssh = shape("ssh", "true or false", value)?,
+            "port" => self.port = Some(integer("port", &value)?),
+            "region" => self.region = Some(shape("region", "a text", value)?),
+            // Only switches the client's own output.
+            "debug" => {}
+            _ => {
+                let key = key.chars().take(64).collect();
+                return Err(DecodeConfigError::UnknownKey { key });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct RootVolume {
+    volume: String,
+}
+
+#[derive(Deserialize)]
+struct VolumeEntry {
+    volume: String,
+    path: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Volumes {
+    List(Vec<VolumeEntry>),
+    ByPath(BTreeMap<String, String>),
+}
+
+impl From<Volumes> for Vec<VolumeMount> {
+    fn from(volumes: Volumes) -> Self {
+        match volumes {
+            Volumes::List(entries) => entries
+                .into_iter()
+                .map(|VolumeEntry { volume, path }| VolumeMount { volume, path })
+                .collect(),
+            Volumes::ByPath(by_path) => by_path
+                .into_iter()
+                .map(|(path, volume)| VolumeMount { volume, path })
+                .collect(),
+        }
+    }
+}
+
+/// The value in its expected shape. The cause is dropped on purpose: it would
+/// quote the offending text, which may be a secret.
+fn shape<T: DeserializeOwned>(
+    key: &'static str,
+    expected: &'static str,
+    value: Value,
+) -> Result<T, DecodeConfigError> {
+    serde_json::from_value(value)
+        .ok()
+        .ok_or(DecodeConfigError::Shape { key, expected })
+}
+
+/// Languages whose only number is a double may write `1280.0`.
+fn integer(key: &'static str, value: &Value) -> Result<i64, DecodeConfigError> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
+    let whole = |number: f64| number.fract() == 0.0 && number.abs() <= EXACT_MAX;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "checked to be whole and within the exact range"
+    )]
+    let from_float = || value.as_f64().filter(|n| whole(*n)).map(|n| n as i64);
+    value
+        .as_i64()
+        .or_else(from_float)
+        .ok_or(DecodeConfigError::Shape {
+            key,
+            expected: "a whole number",
+        })
+}
+
+/// Where the text stops being JSON, without quoting it.
+fn located(error: &serde_json::Error) -> serde_json::Error {
+    use serde::de::Error as _;
+    serde_json::Error::custom(format_args!(
+        "{:?} error at line {} column {}",
+        error.classify(),
+        error.line(),
+        error.column()
+    ))
+}
+
+/// What our own clients ask of a new sandbox.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NewSandbox {
+    /// Memory in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u32>,
+    /// When it shall end. Absent: with the connection that created it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_at_ms: Option<UnixMillis>,
+    /// A duration such as `5m`, instead of a moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Environment variables.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+impl NewSandbox {
+    /// The value of the header [`CONFIG_HEADER`](crate::CONFIG_HEADER).
+    pub fn to_header(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_vec(self).map(|json| BASE64.encode(json))
+    }
+}
+
+impl fmt::Display for VolumeMount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.volume, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

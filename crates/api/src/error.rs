@@ -1,0 +1,91 @@
+//! How a failed request is answered: a status, a stable code for programs and
+//! a sentence for people.
+
+use serde::{Deserialize, Serialize};
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// One of [`ErrorCode`]'s texts.
+    pub code: String,
+    /// What went wrong and, when there is one, the next step.
+    pub message: String,
+}
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])+ $name:ident = $status:literal $text:literal,)+) => {
+        /// What went wrong, for programs. Codes never change their meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum ErrorCode { $($(#[$doc])+ $name,)+ }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// As it appears in [`ErrorBody::code`].
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// The HTTP status it comes with.
+            #[must_use]
+            pub fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)+ }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The create configuration cannot be read or breaks a rule.
+    InvalidConfig = 400 "INVALID_CONFIG",
+    /// A body, a query or a path cannot be read or breaks a rule.
+    InvalidRequest = 400 "INVALID_REQUEST",
+    /// The sandbox has ended.
+    SandboxAlreadyTerminated = 400 "SANDBOX_ALREADY_TERMINATED",
+    /// No token came with the request.
+    NotAuthenticated = 401 "NOT_AUTHENTICATED",
+    /// The token is unknown or revoked.
+    InvalidToken = 401 "INVALID_TOKEN",
+    /// The token is good and does not open this.
+    Forbidden = 403 "FORBIDDEN",
+    /// There is no such address.
+    NotFound = 404 "NOT_FOUND",
+    /// There is no such sandbox, or it belongs to somebody else.
+    SandboxNotFound = 404 "SANDBOX_NOT_FOUND",
+    /// There is no such token.
+    TokenNotFound = 404 "TOKEN_NOT_FOUND",
+    /// The address exists and does not take this method.
+    MethodNotAllowed = 405 "METHOD_NOT_ALLOWED",
+    /// The body is larger than this address takes.
+    RequestTooLarge = 413 "REQUEST_TOO_LARGE",
+    /// The address speaks WebSocket only.
+    WebsocketRequired = 426 "WEBSOCKET_REQUIRED",
+    /// A limit of the organisation is reached.
+    LimitExceeded = 429 "LIMIT_EXCEEDED",
+    /// A defect of ours; the trace id leads to the log.
+    Internal = 500 "INTERNAL",
+    /// The request is understood and this version cannot do it.
+    NotBuiltYet = 501 "NOT_BUILT_YET",
+    /// The node that runs sandboxes cannot be reached. Try again.
+    NodeUnavailable = 503 "NODE_UNAVAILABLE",
+    /// The node has no room for another sandbox. Try again later.
+    NoCapacity = 503 "NO_CAPACITY",
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_errors() {
+        let texts: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(texts.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            assert!((400..600).contains(&code.status()), "{code:?}");
+        }
+    }
+}
