@@ -1,0 +1,109 @@
+//! Making the artefacts from Debian's packages.
+//!
+//! The host needs one package of its own, `mmdebstrap`, and Debian's archive
+//! keyring to verify what it downloads. Everything else (QEMU, `mke2fs`,
+//! `qemu-img`) runs from the engine root it unpacks, so the host's versions and
+//! conflicts never matter.
+
+mod engine;
+mod guest;
+mod host;
+mod image;
+
+use std::path::Path;
+
+use tombolo_proc::Command;
+
+use crate::{
+    Layout, SetupError, SetupOptions, StepError,
+    ensure::{Engine, Missing, Steps, Workshop},
+    initramfs, recipe,
+};
+
+pub(crate) use host::{KEYRING, check_machine, free_mib, is_root, mmdebstrap_path};
+
+/// Variables by which a person tells programs how to reach the network.
+const NETWORK_VARIABLES: [&str; 8] = [
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+];
+
+/// The real workshop.
+#[derive(Debug)]
+pub(crate) struct Debian {
+    mirror: Option<String>,
+}
+
+impl Debian {
+    pub(crate) fn new(options: &SetupOptions) -> Result<Self, SetupError> {
+        check_machine()?;
+        Ok(Self {
+            mirror: options.mirror.clone(),
+        })
+    }
+
+    fn mmdebstrap(&self, variant: &str, packages: &[&str], target: &Path) -> Command {
+        let command = Command::new("mmdebstrap")
+            .args(["--mode=root", "--format=directory"])
+            .arg(format!("--variant={variant}"))
+            .arg(format!("--include={}", packages.join(",")))
+            .arg("--aptopt=APT::Install-Recommends \"false\"")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .pass_env(NETWORK_VARIABLES)
+            .pass_env(["TMPDIR"]);
+        let options = match variant {
+            "extract" => command,
+            _ => command.args(recipe::GUEST_EXCLUDED.map(|line| format!("--dpkgopt={line}"))),
+        };
+        options.arg(recipe::SUITE).arg(target).args(&self.mirror)
+    }
+}
+
+impl Workshop for Debian {
+    fn prepare(
+        &self,
+        layout: &Layout,
+        missing: Missing,
+        steps: &Steps<'_>,
+    ) -> Result<(), SetupError> {
+        host::prepare(layout, missing, steps)
+    }
+
+    fn engine(&self, target: &Path, listen: &(dyn Fn(&str) + Sync)) -> Result<(), StepError> {
+        let unpack = self.mmdebstrap("extract", &recipe::ENGINE_PACKAGES, target);
+        engine::make(&unpack, target, listen)
+    }
+
+    fn inspect(&self, engine_root: &Path) -> Result<Engine, StepError> {
+        engine::inspect(engine_root)
+    }
+
+    fn initramfs(
+        &self,
+        engine_root: &Path,
+        engine: &Engine,
+        target: &Path,
+    ) -> Result<(), StepError> {
+        initramfs::make(engine_root, &engine.kernel_release, target)
+    }
+
+    fn guest(
+        &self,
+        engine_root: &Path,
+        engine: &Engine,
+        target: &Path,
+        listen: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), StepError> {
+        let root = target.join("root");
+        fs_err::create_dir(target)?;
+        let install = self.mmdebstrap("essential", &recipe::GUEST_PACKAGES, &root);
+        guest::make(&install, engine_root, &engine.kernel_release, &root, listen)?;
+        image::make(engine_root, target, &root, listen)
+    }
+}
