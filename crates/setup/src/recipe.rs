@@ -27,8 +27,10 @@ pub(crate) const ENGINE_MOUNT_POINTS: [&str; 5] = [
 ];
 
 /// Parts of the packages that no VM and no image build reads.
-pub(crate) const ENGINE_UNNEEDED: [&str; 24] = [
+pub(crate) const ENGINE_UNNEEDED: [&str; 27] = [
     "dev",
+    "etc/hostname",
+    "etc/resolv.conf",
     "home",
     "media",
     "mnt",
@@ -36,6 +38,7 @@ pub(crate) const ENGINE_UNNEEDED: [&str; 24] = [
     "root",
     "srv",
     "sys",
+    "tmp",
     "var",
     "usr/games",
     "usr/include",
