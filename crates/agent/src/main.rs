@@ -1,2 +1,238 @@
-//! Placeholder.
-fn main() {}
+//! The guest agent: PID 1 of every sandbox. It brings the guest up and serves
+//! what the host asks of it over one serial port.
+//!
+//! With `--listen PATH` it serves the same over a unix socket instead, as an
+//! ordinary process, and leaves the machine alone.
+
+mod agent;
+mod boot;
+mod channel;
+mod environment;
+mod fault;
+mod log;
+mod process;
+mod serve;
+mod service;
+mod system;
+mod users;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rustix::process::{getpid, set_child_subreaper};
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tombolo_guest_proto::channel::PORT_NAME;
+use tombolo_sys::guest::identity::{Identity, assume_for_files};
+use tombolo_sys::guest::wakeup;
+
+use agent::Agent;
+use boot::{BootError, OPEN_FILES_MAX};
+use channel::Port;
+use environment::Environment;
+use log::log;
+use process::{KernelKills, Processes, Spawner, reap_forever};
+use service::AgentService;
+use users::FindAccountError;
+
+const USER: &str = "app";
+const HOME: &str = "/home/app";
+const USAGE: &str = "tombolo-agent --listen PATH [--user NAME] [--home DIRECTORY]";
+/// Threads for file operations, each of which may block.
+const BLOCKING_THREADS_MAX: usize = 512;
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(60);
+/// Between attempts on a port that fails without a reason of the host's.
+const PORT_RETRY: Duration = Duration::from_millis(20);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{0}; usage: {USAGE}")]
+    Usage(String),
+    #[error("cannot bring up the guest")]
+    Boot(#[from] BootError),
+    #[error("cannot tell whom to run programs as")]
+    Account(#[from] FindAccountError),
+    #[error("cannot {what}")]
+    Start {
+        what: &'static str,
+        #[source]
+        error: std::io::Error,
+    },
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
+    move |error| RunError::Start { what, error }
+}
+
+/// Where the host is, and whose the sandbox is.
+#[derive(Debug)]
+struct Options {
+    /// Absent in a guest.
+    listen: Option<PathBuf>,
+    user: String,
+    home: String,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut causes = String::new();
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                causes = format!("{causes}: {cause}");
+                source = cause.source();
+            }
+            log!("{error}{causes}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), RunError> {
+    let in_guest = getpid().is_init();
+    let options = match in_guest {
+        // The kernel hands over whatever it did not understand itself.
+        true => Options {
+            listen: None,
+            user: USER.to_owned(),
+            home: HOME.to_owned(),
+        },
+        false => parse_arguments(std::env::args().skip(1))?,
+    };
+    if in_guest {
+        boot::boot()?;
+    } else {
+        set_child_subreaper(Some(getpid()))
+            .map_err(|errno| cannot("adopt orphans")(errno.into()))?;
+    }
+    wakeup::install().map_err(cannot("install a signal handler"))?;
+    let account = users::find(&options.user)?;
+    let spawner = Spawner::new(account.identity.clone(), &options.home)
+        .map_err(cannot("open the null device"))?;
+    let spawner = match in_guest {
+        true => spawner.in_guest(cgroup(), OPEN_FILES_MAX),
+        false => spawner,
+    };
+    let kills = KernelKills::watching().unwrap_or_default();
+    let runtime = runtime(account.identity.clone())?;
+    let agent = Arc::new(Agent {
+        environment: Environment::new(&account, &options.home),
+        processes: Processes::watching(kills),
+        spawner,
+        personalized: AtomicBool::new(false),
+        owns_system: in_guest,
+    });
+    runtime.block_on(serve(agent, options.listen))
+}
+
+fn cgroup() -> Option<OwnedFd> {
+    match boot::app_cgroup() {
+        Ok(cgroup) => Some(cgroup),
+        Err(error) => {
+            log!("programs run without a control group: {error}");
+            None
+        }
+    }
+}
+
+/// One thread for everything but file operations: the guest has few CPUs, and
+/// a hand-over between threads costs more than most calls.
+fn runtime(identity: Identity) -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
+        .thread_name("files")
+        .on_thread_start(move || {
+            if let Err(error) = assume_for_files(&identity) {
+                log!("a thread cannot become the sandbox's user: {error}");
+                std::process::abort();
+            }
+        })
+        .build()
+        .map_err(cannot("start the runtime"))
+}
+
+async fn serve(agent: Arc<Agent>, listen: Option<PathBuf>) -> Result<(), RunError> {
+    let children = signal(SignalKind::child()).map_err(cannot("listen for signals"))?;
+    let service = AgentService::new(Arc::clone(&agent));
+    let serve = async {
+        match listen {
+            Some(path) => serve_socket(path, service).await,
+            None => serve_port(service).await,
+        }
+    };
+    let follow = async {
+        if let Err(error) = agent.processes.kills.follow().await {
+            log!("cannot follow the kernel's log: {error}");
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        served = serve => served,
+        () = reap_forever(&agent.processes, children) => Ok(()),
+        () = follow => Ok(()),
+    }
+}
+
+async fn serve_port(service: AgentService) -> Result<(), RunError> {
+    let port = Port::new(boot::open_port(PORT_NAME)?).map_err(cannot("watch the port"))?;
+    loop {
+        let served = match port.accept().await {
+            Ok(stream) => serve::serve_connection(stream, service.clone())
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = served {
+            log!("the host went away: {error}");
+            tokio::time::sleep(PORT_RETRY).await;
+        }
+    }
+}
+
+async fn serve_socket(path: PathBuf, service: AgentService) -> Result<(), RunError> {
+    let listener = UnixListener::bind(&path).map_err(cannot("listen"))?;
+    let mut stop = signal(SignalKind::terminate()).map_err(cannot("listen for signals"))?;
+    loop {
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.map_err(cannot("accept"))?,
+            _ = stop.recv() => return Ok(()),
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve::serve_connection(stream, service).await {
+                log!("a connection failed: {error}");
+            }
+        });
+    }
+}
+
+fn parse_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Options, RunError> {
+    let mut listen = None;
+    let mut user = USER.to_owned();
+    let mut home = HOME.to_owned();
+    while let Some(name) = arguments.next() {
+        let value = arguments.next();
+        let value = value.ok_or_else(|| RunError::Usage(format!("{name} needs a value")))?;
+        match name.as_str() {
+            "--listen" => listen = Some(PathBuf::from(value)),
+            "--user" => user = value,
+            "--home" => home = value,
+            _ => return Err(RunError::Usage(format!("unknown option {name}"))),
+        }
+    }
+    if listen.is_none() {
+        return Err(RunError::Usage(
+            "not PID 1 and nowhere to listen".to_owned(),
+        ));
+    }
+    Ok(Options { listen, user, home })
+}

@@ -1,0 +1,29 @@
+//! The agent's state, shared by all calls.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tombolo_guest_proto::v1::SpawnRequest;
+
+use crate::environment::Environment;
+use crate::fault::CallError;
+use crate::process::{Process, Processes, Spawner};
+
+/// Everything that calls act on.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) environment: Environment,
+    pub(crate) processes: Processes,
+    pub(crate) spawner: Spawner,
+    pub(crate) personalized: AtomicBool,
+    /// Whether the clock, the host name and the like are this agent's to set.
+    pub(crate) owns_system: bool,
+}
+
+impl Agent {
+    pub(crate) async fn spawn(&self, request: SpawnRequest) -> Result<Arc<Process>, CallError> {
+        self.spawner
+            .spawn(&self.processes, &self.environment, request)
+            .await
+    }
+}

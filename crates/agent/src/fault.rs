@@ -1,0 +1,130 @@
+//! The one failure that calls answer with: an errno (or why there is none), at
+//! which operation, on which path. It becomes a gRPC status whose details hold
+//! the contract's `OsError`.
+
+use std::fmt;
+
+use rustix::io::Errno;
+use tombolo_guest_proto::v1::OsError;
+use tonic::Status;
+
+/// A call that failed, as its caller will see it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) struct CallError {
+    #[source]
+    cause: Cause,
+    operation: &'static str,
+    path: String,
+    /// The second path of calls that take two.
+    to: Option<String>,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+    #[error("{0}")]
+    InvalidArgument(&'static str),
+    #[error("invalid regular expression {source_text:?}: {error}")]
+    BadRegex {
+        source_text: String,
+        error: regress::Error,
+    },
+}
+
+impl From<Errno> for Cause {
+    fn from(errno: Errno) -> Self {
+        Self::Os(errno.raw_os_error())
+    }
+}
+
+impl From<std::io::Error> for Cause {
+    fn from(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Self::Os(errno),
+            None if error.kind() == std::io::ErrorKind::InvalidInput => {
+                Self::InvalidArgument("path holds a nul byte")
+            }
+            None => Self::Os(Errno::IO.raw_os_error()),
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.cause, self.operation)?;
+        if !self.path.is_empty() || self.to.is_some() {
+            write!(f, " '{}'", self.path)?;
+        }
+        match &self.to {
+            Some(to) => write!(f, " -> '{to}'"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl CallError {
+    pub(crate) fn new(operation: &'static str, path: &str, cause: impl Into<Cause>) -> Self {
+        Self {
+            cause: cause.into(),
+            operation,
+            path: path.to_owned(),
+            to: None,
+        }
+    }
+
+    /// An errno that the agent itself decided on.
+    pub(crate) fn errno(operation: &'static str, path: &str, errno: Errno) -> Self {
+        Self::new(operation, path, errno)
+    }
+}
+
+/// For `map_err`: the failure of `operation` on `path`.
+pub(crate) fn at<E: Into<Cause>>(
+    operation: &'static str,
+    path: &str,
+) -> impl FnOnce(E) -> CallError {
+    move |cause| CallError::new(operation, path, cause)
+}
+
+/// For `map_err`: the failure of `operation` from `path` to `to`.
+pub(crate) fn between<E: Into<Cause>>(
+    operation: &'static str,
+    path: &str,
+    to: &str,
+) -> impl FnOnce(E) -> CallError {
+    move |cause| CallError {
+        to: Some(to.to_owned()),
+        ..CallError::new(operation, path, cause)
+    }
+}
+
+impl From<CallError> for Status {
+    fn from(error: CallError) -> Self {
+        let message = error.to_string();
+        let (errno, kind) = match error.cause {
+            Cause::Os(errno) => (errno, ""),
+            Cause::InvalidArgument(_) => (0, "invalid_argument"),
+            Cause::BadRegex { .. } => (0, "bad_regex"),
+        };
+        let details = OsError {
+            errno,
+            operation: error.operation.to_owned(),
+            path: error.path,
+            kind: kind.to_owned(),
+        };
+        details.into_status(message)
+    }
+}
+
+/// Runs `work` on a thread that has the rights of the sandbox's user and may
+/// block. The work goes on when the call that wanted it is dropped.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CallError> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Status::from),
+        Err(error) => Err(Status::internal(error.to_string())),
+    }
+}
