@@ -7,7 +7,7 @@ use std::{
     io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -233,6 +233,15 @@ impl Command {
             .map_err(|source| self.start_error(source))
     }
 
+    /// Runs the program with this process's own standard streams, for a tool
+    /// whose output is meant for the person who called us. Input, limits and
+    /// deadline of the builder do not apply.
+    pub fn status_blocking(&self) -> Result<ExitStatus, RunError> {
+        self.prepare(&self.program)
+            .status()
+            .map_err(|source| self.start_error(source))
+    }
+
     /// Replaces this process by the program, which keeps our standard streams.
     /// Returns only when that fails.
     pub fn exec(&self) -> RunError {
@@ -281,7 +290,7 @@ impl Command {
         &self,
         child: &mut tokio::process::Child,
         transfer: impl Future<Output = io::Result<()>>,
-    ) -> io::Result<Option<std::process::ExitStatus>> {
+    ) -> io::Result<Option<ExitStatus>> {
         tokio::pin!(transfer);
         let mut transferred = false;
         let ended = {

@@ -55,8 +55,12 @@ fn a_failure_names_the_program_its_status_and_its_last_words() {
         missing.to_string(),
         "cannot start \"/no/such/program\" in /"
     );
-    let status = shell("exit 7").output_blocking().unwrap().status;
-    assert_eq!(status.code(), Some(7));
+    for status in [
+        shell("exit 7").output_blocking().unwrap().status,
+        shell("exit 7").status_blocking().unwrap(),
+    ] {
+        assert_eq!(status.code(), Some(7));
+    }
 }
 
 #[test]
