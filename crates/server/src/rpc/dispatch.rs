@@ -1,0 +1,123 @@
+//! Runs one call to its answer.
+
+use tokio_util::sync::CancellationToken;
+use tombolo_api::rpc::{ErrorObject, methods};
+
+use super::call::Call;
+use super::fault::{self, CallError};
+use super::reply::Reply;
+use super::{env, files, handles, listing, processes, read, write};
+
+/// Runs a call and sends its answer, whatever happens to the sandbox. Only
+/// when nobody is left to answer does it stop without.
+pub(super) async fn run(method: String, mut call: Call) {
+    let connection = std::sync::Arc::clone(&call.connection);
+    let aborted = call
+        .abortable
+        .as_ref()
+        .map_or_else(CancellationToken::new, super::aborts::Abortable::token);
+    let work = async {
+        let outcome = tokio::select! {
+            biased;
+            () = aborted.cancelled() => Err(fault::aborted().into()),
+            outcome = dispatch(&method, &mut call) => outcome,
+            () = connection.end.calls.cancelled() => Err(fault::sandbox_ended().into()),
+        };
+        let mut reply = bounded(&call, outcome);
+        let sent = reply.sent.take();
+        // The client may send the next call on the same file as soon as it
+        // has the answer.
+        call.turn = None;
+        if connection
+            .outgoing
+            .answer(reply.text, reply.permit)
+            .await
+            .is_ok()
+            && let Some(sent) = sent
+        {
+            sent.cancel();
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = connection.end.peer_gone.cancelled() => {}
+    }
+}
+
+/// The answer, or in the place of one that the client could not take, an
+/// error that says so.
+fn bounded(call: &Call, outcome: Result<Reply, CallError>) -> Reply {
+    let len_max = call.connection.reply_len_max();
+    match outcome {
+        Ok(reply) if reply.text.len() <= len_max => reply,
+        Ok(_) => Reply::error(&call.id, too_large(len_max)),
+        Err(error) => Reply::error(&call.id, error),
+    }
+}
+
+/// The answer would be larger than the client takes.
+pub(super) fn too_large(len_max: usize) -> CallError {
+    ErrorObject::new(
+        "RangeError",
+        format!(
+            "The answer is larger than the {len_max} bytes this client can receive at once; \
+             for a file use open() and read() in pieces, for a listing a narrower path"
+        ),
+    )
+    .with_code("EMSGSIZE")
+    .into()
+}
+
+async fn dispatch(method: &str, call: &mut Call) -> Result<Reply, CallError> {
+    if let Some(turn) = &mut call.turn {
+        turn.begin().await;
+    }
+    match method {
+        methods::SPAWN => processes::spawn(call).await,
+        methods::PROCESS_WAIT => processes::wait(call).await,
+        methods::PROCESS_KILL => processes::kill(call).await,
+        methods::PROCESS_RESIZE => processes::resize(call).await,
+        methods::READ_FILE => read::read_file(call).await,
+        methods::READ_TEXT_FILE => read::read_text_file(call).await,
+        methods::WRITE_FILE => write::write_file(call).await,
+        methods::WRITE_TEXT_FILE => write::write_text_file(call).await,
+        methods::READ_DIR => listing::read_dir(call).await,
+        methods::REMOVE => files::remove(call).await,
+        methods::MKDIR => files::mkdir(call).await,
+        methods::RENAME => files::rename(call).await,
+        methods::STAT => files::stat(call).await,
+        methods::LSTAT => files::lstat(call).await,
+        methods::CHMOD => files::chmod(call).await,
+        methods::CHOWN => files::chown(call).await,
+        methods::COPY_FILE => files::copy_file(call).await,
+        methods::LINK => files::link(call).await,
+        methods::SYMLINK => files::symlink(call).await,
+        methods::READ_LINK => files::read_link(call).await,
+        methods::REAL_PATH => files::real_path(call).await,
+        methods::TRUNCATE => files::truncate(call).await,
+        methods::UMASK => files::umask(call).await,
+        methods::UTIME => files::utime(call).await,
+        methods::MAKE_TEMP_DIR => files::make_temp(call, files::Temporary::Directory).await,
+        methods::MAKE_TEMP_FILE => files::make_temp(call, files::Temporary::File).await,
+        methods::WALK => listing::walk(call).await,
+        methods::EXPAND_GLOB => listing::expand_glob(call).await,
+        methods::OPEN => handles::open(call).await,
+        methods::CREATE => handles::create(call).await,
+        methods::FILE_READ => handles::read(call).await,
+        methods::FILE_WRITE => handles::write(call).await,
+        methods::FILE_SEEK => handles::seek(call).await,
+        methods::FILE_TRUNCATE => handles::truncate(call).await,
+        methods::FILE_STAT => handles::stat(call).await,
+        methods::FILE_SYNC => handles::sync(call, handles::Sync::Everything).await,
+        methods::FILE_SYNC_DATA => handles::sync(call, handles::Sync::Data).await,
+        methods::FILE_UTIME => handles::utime(call).await,
+        methods::FILE_LOCK => handles::lock(call).await,
+        methods::FILE_UNLOCK => handles::unlock(call).await,
+        methods::FILE_CLOSE => handles::close(call).await,
+        methods::ENV_GET => env::get(call).await,
+        methods::ENV_SET => env::set(call).await,
+        methods::ENV_TO_OBJECT => env::to_object(call).await,
+        methods::ENV_DELETE => env::delete(call).await,
+        _ => Err(CallError::MethodNotFound),
+    }
+}

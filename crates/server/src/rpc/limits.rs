@@ -1,0 +1,58 @@
+//! The bounds of one connection.
+
+use std::time::Duration;
+
+const MIB: usize = 1024 * 1024;
+
+/// The bounds of one connection. The WebSocket upgrade must be given
+/// `frame_len_max` as its largest message and frame.
+#[derive(Clone, Debug)]
+pub(crate) struct RpcLimits {
+    /// The largest message a client may send.
+    pub(crate) frame_len_max: usize,
+    /// Messages of calls still at work may hold this much together; beyond it
+    /// the connection is not read until one of them ends.
+    pub(crate) frames_held_max: usize,
+    /// The largest answer, unless the client takes less.
+    pub(crate) reply_len_max: usize,
+    /// What client streams may hold together before the connection is read
+    /// no further.
+    pub(crate) inbound_buffer_max: usize,
+    /// What a client stream that no call has named yet may hold.
+    pub(crate) orphan_buffer_max: usize,
+    /// Client streams known at a time.
+    pub(crate) inbound_streams_max: usize,
+    /// Calls at work at a time.
+    pub(crate) calls_in_flight_max: usize,
+    /// How long the connection is not read because nobody takes a client
+    /// stream's data, before the fullest stream is given up.
+    pub(crate) stall_max: Duration,
+    /// How often the server pings.
+    pub(crate) ping_interval: Duration,
+    /// How long nothing may come before the connection counts as lost.
+    pub(crate) silence_max: Duration,
+    /// How long a process's output waits for `processWait`.
+    pub(crate) output_hold: Duration,
+    /// The same for the Python SDK, which loses output that comes too early
+    /// and always calls `processWait`, however slowly.
+    pub(crate) output_hold_python: Duration,
+}
+
+impl Default for RpcLimits {
+    fn default() -> Self {
+        Self {
+            frame_len_max: 128 * MIB,
+            frames_held_max: 256 * MIB,
+            reply_len_max: 96 * MIB,
+            inbound_buffer_max: 16 * MIB,
+            orphan_buffer_max: 4 * MIB,
+            inbound_streams_max: 64 * 1024,
+            calls_in_flight_max: 16 * 1024,
+            stall_max: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(15),
+            silence_max: Duration::from_secs(45),
+            output_hold: Duration::from_millis(100),
+            output_hold_python: Duration::from_secs(5),
+        }
+    }
+}

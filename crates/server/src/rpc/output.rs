@@ -1,0 +1,193 @@
+//! Carries a process's output to the client.
+//!
+//! Nothing is read from the guest before the client listens, and one chunk at
+//! a time after that, so a slow client slows down the process. When nobody
+//! listens any more (the stream was cancelled, or the client is gone while the
+//! sandbox lives on) the rest is read and dropped: a process must not block
+//! because its client left.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tombolo_guest_proto::v1::{OutputChunk, OutputRequest, OutputStream};
+use tonic::{Status, Streaming};
+
+use super::connection::Connection;
+use super::fault;
+use super::gates::Gate;
+use super::guest_call::{Repeat, Retry};
+use super::outbound::{OutboundStream, StreamStopped};
+use crate::guest::{Dialect, GuestAgent};
+
+/// What the outputs of one process wait for.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) gate: Gate,
+    /// Fires when the answer to `spawn` is on its way.
+    pub(super) answered: CancellationToken,
+    /// Fires when all standard input is delivered, if there is any.
+    pub(super) stdin_over: Option<CancellationToken>,
+}
+
+/// Lets output flow after a while when the client does not wait for the
+/// process.
+pub(super) fn hold(connection: &Arc<Connection>, held: Arc<Held>) {
+    let connection = Arc::clone(connection);
+    let tasks = connection.end.stream_tasks.clone();
+    tasks.spawn(async move {
+        let fallback = async {
+            held.answered.cancelled().await;
+            // The Python SDK sends all of standard input before it listens.
+            if let (Dialect::Python, Some(over)) = (connection.dialect, &held.stdin_over) {
+                over.cancelled().await;
+            }
+            sleep(match connection.dialect {
+                Dialect::Python => connection.limits.output_hold_python,
+                Dialect::JavaScript | Dialect::Native => connection.limits.output_hold,
+            })
+            .await;
+            held.gate.open();
+        };
+        tokio::select! {
+            () = fallback => {}
+            () = held.gate.opened() => {}
+            () = connection.end.streams.cancelled() => {}
+            () = connection.end.peer_gone.cancelled() => {}
+        }
+    });
+}
+
+/// Sends one output of a process to the client. Answers the stream's id.
+pub(super) fn send(
+    connection: &Arc<Connection>,
+    pid: i32,
+    which: OutputStream,
+    held: &Arc<Held>,
+) -> u64 {
+    let stream = connection.outbound.open();
+    let id = stream.id();
+    let reader = OutputReader {
+        agent: connection.agent.clone(),
+        pid,
+        which,
+        offset: 0,
+        chunks: None,
+    };
+    let held = Arc::clone(held);
+    let task_connection = Arc::clone(connection);
+    connection.end.stream_tasks.spawn(async move {
+        copy_then_drain(&task_connection, stream, reader, &held).await;
+    });
+    id
+}
+
+async fn copy_then_drain(
+    connection: &Connection,
+    mut stream: OutboundStream,
+    mut reader: OutputReader,
+    held: &Held,
+) {
+    let cancelled = stream.cancelled();
+    let outcome = tokio::select! {
+        outcome = copy(&mut stream, &mut reader, held) => outcome,
+        () = cancelled.cancelled() => Copied::NobodyReads,
+        () = connection.end.peer_gone.cancelled() => Copied::NobodyReads,
+        () = connection.end.streams.cancelled() => Copied::All,
+    };
+    let finishing = async {
+        match outcome {
+            Copied::All => stream.end().await,
+            Copied::Failed(status) => stream.fail(fault::from_status(&status)).await,
+            Copied::NobodyReads => Err(StreamStopped::Cancelled),
+        }
+    };
+    let finished = tokio::select! {
+        finished = finishing => finished,
+        () = connection.end.peer_gone.cancelled() => Err(StreamStopped::PeerGone),
+    };
+    if finished.is_err() {
+        drain(connection, reader);
+    }
+}
+
+enum Copied {
+    All,
+    Failed(Status),
+    NobodyReads,
+}
+
+async fn copy(stream: &mut OutboundStream, reader: &mut OutputReader, held: &Held) -> Copied {
+    held.gate.opened().await;
+    loop {
+        match reader.next().await {
+            Ok(Some(data)) => {
+                if stream.data(&data).await.is_err() {
+                    return Copied::NobodyReads;
+                }
+            }
+            Ok(None) => return Copied::All,
+            Err(status) => return Copied::Failed(status),
+        }
+    }
+}
+
+/// Reads and drops the rest, for as long as the sandbox lives.
+fn drain(connection: &Connection, mut reader: OutputReader) {
+    let ending = connection.end.sandbox.clone();
+    tokio::spawn(async move {
+        let drained = async { while let Ok(Some(_)) = reader.next().await {} };
+        tokio::select! {
+            () = drained => {}
+            () = ending.cancelled() => {}
+        }
+    });
+}
+
+/// One output of a process, read on after the way to the guest was lost.
+#[derive(Debug)]
+struct OutputReader {
+    agent: GuestAgent,
+    pid: i32,
+    which: OutputStream,
+    /// Bytes read so far.
+    offset: u64,
+    chunks: Option<Streaming<OutputChunk>>,
+}
+
+impl OutputReader {
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let mut retry = Retry::new(Repeat::WhileSandboxLives);
+        loop {
+            match self.attempt().await {
+                Ok(None) => return Ok(None),
+                Ok(Some(data)) => {
+                    self.offset += data.len() as u64;
+                    return Ok(Some(data));
+                }
+                Err(status) => {
+                    self.chunks = None;
+                    retry.pause(status).await?;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Option<Bytes>, Status> {
+        let chunks = match &mut self.chunks {
+            Some(chunks) => chunks,
+            None => {
+                let request = OutputRequest {
+                    pid: self.pid,
+                    stream: self.which.into(),
+                    offset: self.offset,
+                };
+                let opened = self.agent.client().output(request).await?;
+                self.chunks.insert(opened.into_inner())
+            }
+        };
+        Ok(chunks.message().await?.map(|chunk| chunk.data))
+    }
+}

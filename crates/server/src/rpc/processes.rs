@@ -1,0 +1,142 @@
+//! Processes: starting, waiting, signals, terminals.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tombolo_api::rpc::{
+    ErrorObject, KillParams, OomConfidence, ResizeParams, SpawnParams, SpawnResult, Stdio,
+    WaitParams, WaitResult,
+};
+use tombolo_guest_proto::v1;
+
+use super::call::Call;
+use super::fault::{self, CallError};
+use super::guest_call::{Repeat, guest_call};
+use super::output::{self, Held};
+use super::reply::Reply;
+use super::signals;
+use super::stdin;
+
+pub(super) async fn spawn(call: &mut Call) -> Result<Reply, CallError> {
+    let stdin = call.take_stream()?;
+    let params: SpawnParams = call.params()?;
+    let stdout = params.stdout.unwrap_or(Stdio::Piped);
+    let stderr = params.stderr.unwrap_or(Stdio::Piped);
+    let request = v1::SpawnRequest {
+        command: params.command,
+        args: params.args.unwrap_or_default(),
+        env: params.env.unwrap_or_default().into_iter().collect(),
+        clear_env: params.clear_env.unwrap_or(false),
+        cwd: params.cwd.unwrap_or_default(),
+        // A pipe that nobody writes to would never end.
+        stdin: stdio(if stdin.is_some() {
+            Stdio::Piped
+        } else {
+            Stdio::Null
+        }),
+        stdout: stdio(stdout),
+        stderr: stdio(stderr),
+        terminal: params.terminal.map(|size| v1::WindowSize {
+            rows: size.rows.into(),
+            columns: size.columns.into(),
+        }),
+    };
+    let pid = call
+        .guest(request, |mut agent, request| async move {
+            agent.spawn(request).await
+        })
+        .await?
+        .pid;
+    let connection = &call.connection;
+    let answered = CancellationToken::new();
+    let stdin_over = CancellationToken::new();
+    let has_stdin = stdin.is_some();
+    if let Some(stream) = stdin {
+        stdin::feed(connection, pid, stream, stdin_over.clone());
+    } else {
+        stdin_over.cancel();
+    }
+    let held = Arc::new(Held {
+        gate: connection.gates.add(pid),
+        answered: answered.clone(),
+        stdin_over: has_stdin.then_some(stdin_over),
+    });
+    let piped = |mode: Stdio, which: v1::OutputStream| {
+        (mode == Stdio::Piped).then(|| output::send(connection, pid, which, &held))
+    };
+    let mut reply = call.ok(&SpawnResult {
+        pid,
+        stdout_stream_id: piped(stdout, v1::OutputStream::OutputStdout),
+        stderr_stream_id: piped(stderr, v1::OutputStream::OutputStderr),
+    })?;
+    output::hold(connection, held);
+    reply.sent = Some(answered);
+    Ok(reply)
+}
+
+fn stdio(mode: Stdio) -> i32 {
+    match mode {
+        Stdio::Piped => v1::Stdio::Piped,
+        Stdio::Null => v1::Stdio::Null,
+    }
+    .into()
+}
+
+pub(super) async fn wait(call: &Call) -> Result<Reply, CallError> {
+    let WaitParams { pid } = call.params()?;
+    call.connection.gates.open(pid);
+    let ended = guest_call(
+        &call.connection.agent,
+        Repeat::WhileSandboxLives,
+        v1::WaitRequest { pid },
+        |mut agent, request| async move { agent.wait(request).await },
+    )
+    .await?;
+    call.ok(&WaitResult {
+        success: ended.code == 0 && ended.signal == 0,
+        code: ended.code,
+        signal: (ended.signal != 0).then(|| signals::name(ended.signal)),
+        oom: match ended.oom() {
+            v1::OomVerdict::OomNone => None,
+            v1::OomVerdict::OomLowConfidence => Some(OomConfidence::LowConfidence),
+            v1::OomVerdict::OomHighConfidence => Some(OomConfidence::HighConfidence),
+        },
+    })
+}
+
+pub(super) async fn kill(call: &Call) -> Result<Reply, CallError> {
+    let KillParams { pid, signal } = call.params()?;
+    let signal = match signal {
+        None => signals::SIGTERM,
+        Some(name) => signals::number(&name)
+            .ok_or_else(|| ErrorObject::new("TypeError", format!("Invalid signal: {name}")))?,
+    };
+    let killed = guest_call(
+        &call.connection.agent,
+        Repeat::IfUnsent,
+        v1::KillRequest { pid, signal },
+        |mut agent, request| async move { agent.kill(request).await },
+    )
+    .await;
+    match killed {
+        Ok(_) => call.null(),
+        Err(status) if fault::is_no_such_process(&status) => Err(fault::process_gone().into()),
+        Err(status) => Err(status.into()),
+    }
+}
+
+pub(super) async fn resize(call: &Call) -> Result<Reply, CallError> {
+    let params: ResizeParams = call.params()?;
+    let request = v1::ResizePtyRequest {
+        pid: params.pid,
+        size: Some(v1::WindowSize {
+            rows: params.rows.into(),
+            columns: params.columns.into(),
+        }),
+    };
+    call.guest_read(request, |mut agent, request| async move {
+        agent.resize_pty(request).await
+    })
+    .await?;
+    call.null()
+}

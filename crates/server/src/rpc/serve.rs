@@ -1,0 +1,139 @@
+//! One connection from its handshake to its end.
+//!
+//! Before the server closes a connection it answers every call and ends every
+//! stream, because the SDKs would wait for them for ever:
+//!
+//! ```text
+//! serving ── client closed, or lost ────────────────────────────┐
+//!    │                                                          │
+//!    └─ sandbox ends, message too large ─ answer calls          │
+//!                                           │                   │
+//!                                         end streams           │
+//!                                           │                   │
+//!                                         close frame ─ echo ─ clean up
+//! ```
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{WebSocket, close_code};
+use futures_util::StreamExt as _;
+use tokio::time::{sleep, timeout};
+
+use super::connection::Connection;
+use super::outgoing::outgoing;
+use super::reader::{ReadEnd, read};
+use super::{RpcSession, SessionEnd, handles};
+
+/// How long a client may take to read its last answers.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to echo the close frame.
+const CLOSE_ECHO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection that cannot be read is kept, so that the client sees
+/// the close frame before it sees the connection break.
+const UNREAD_LINGER: Duration = Duration::from_secs(1);
+
+/// Serves one connection. Returns when it is over and all it held is given
+/// back.
+pub(crate) async fn serve(socket: WebSocket, session: RpcSession) -> SessionEnd {
+    let (sink, mut messages) = socket.split();
+    let (outgoing, writer) = outgoing(sink);
+    let connection = Arc::new(Connection::new(session, outgoing));
+    let peer_gone = connection.end.peer_gone.clone();
+    let writing = tokio::spawn(async move {
+        if let Err(error) = writer.run().await {
+            tracing::debug!(%error, "writing to a client failed");
+            peer_gone.cancel();
+        }
+    });
+    let reading = read(&connection, &mut messages);
+    tokio::pin!(reading);
+    let read_end = tokio::select! {
+        biased;
+        () = connection.end.sandbox.cancelled() => None,
+        end = &mut reading => Some(end),
+    };
+    let end = match read_end {
+        None => {
+            // Calls that still come are answered too, so reading goes on.
+            close_and_read_on(&connection, reading).await;
+            SessionEnd::SandboxEnded
+        }
+        Some(end) => {
+            close_unread(&connection, end).await;
+            end.into()
+        }
+    };
+    clean_up(&connection, end).await;
+    writing.abort();
+    end
+}
+
+/// Ends the connection for a sandbox that ends.
+async fn close_and_read_on(connection: &Connection, reading: impl Future<Output = ReadEnd>) {
+    tokio::pin!(reading);
+    let said = tokio::select! {
+        _ = &mut reading => return,
+        said = last_words(connection, close_code::AWAY, "The sandbox has ended".into()) => said,
+    };
+    if said && timeout(CLOSE_ECHO_TIMEOUT, reading).await.is_err() {
+        tracing::debug!(sandbox = %connection.sandbox, "a client did not echo the close frame");
+    }
+}
+
+/// Ends a connection that cannot be read any further.
+async fn close_unread(connection: &Connection, end: ReadEnd) {
+    let (code, reason): (_, Cow<'static, str>) = match end {
+        ReadEnd::ClientClosed | ReadEnd::Lost => return,
+        ReadEnd::TooLarge => (
+            close_code::SIZE,
+            format!(
+                "A message may have at most {} bytes; send large files as streams",
+                connection.limits.frame_len_max
+            )
+            .into(),
+        ),
+        ReadEnd::Malformed => (
+            close_code::PROTOCOL,
+            "The message is not valid WebSocket".into(),
+        ),
+    };
+    if last_words(connection, code, reason).await {
+        sleep(UNREAD_LINGER).await;
+    }
+}
+
+/// Answers all calls, ends all streams and says goodbye. Answers whether the
+/// client took all of it.
+async fn last_words(connection: &Connection, code: u16, reason: Cow<'static, str>) -> bool {
+    let end = &connection.end;
+    let words = async {
+        end.calls.cancel();
+        end.call_tasks.close();
+        end.call_tasks.wait().await;
+        end.streams.cancel();
+        end.stream_tasks.close();
+        end.stream_tasks.wait().await;
+        connection.outgoing.close(code, reason).await
+    };
+    match timeout(LAST_WORDS_TIMEOUT, words).await {
+        Ok(sent) => sent.is_ok(),
+        Err(_) => {
+            tracing::debug!(sandbox = %connection.sandbox, "a client did not read its last answers");
+            false
+        }
+    }
+}
+
+/// Stops all tasks and gives back what the connection held in the guest.
+async fn clean_up(connection: &Arc<Connection>, end: SessionEnd) {
+    connection.end.peer_gone.cancel();
+    connection.end.call_tasks.close();
+    connection.end.call_tasks.wait().await;
+    connection.end.stream_tasks.close();
+    connection.end.stream_tasks.wait().await;
+    if end != SessionEnd::SandboxEnded {
+        handles::close_all(connection).await;
+    }
+}
