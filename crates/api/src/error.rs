@@ -58,6 +58,8 @@ error_codes! {
     TokenNotFound = 404 "TOKEN_NOT_FOUND",
     /// The address exists and does not take this method.
     MethodNotAllowed = 405 "METHOD_NOT_ALLOWED",
+    /// The sandbox is still being created.
+    SandboxNotReady = 409 "SANDBOX_NOT_READY",
     /// The body is larger than this address takes.
     RequestTooLarge = 413 "REQUEST_TOO_LARGE",
     /// The address speaks WebSocket only.

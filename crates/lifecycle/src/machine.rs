@@ -168,6 +168,11 @@ impl SandboxMachine {
         machine
     }
 
+    /// Ends a restored sandbox for a reason found in the records.
+    pub fn end_for(&mut self, reason: StopReason) {
+        self.end(reason);
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase
     }

@@ -35,8 +35,8 @@ pub(crate) fn node_channel(socket: &Path) -> Channel {
 
 /// Calls of one sandbox's guest agent, passed through by the node.
 ///
-/// Clones share one connection. Calls fail with UNAVAILABLE while the node is
-/// away and with NOT_FOUND when the sandbox is gone.
+/// Clones share one connection. Calls fail with `UNAVAILABLE` while the node is
+/// away and with `NOT_FOUND` when the sandbox is gone.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestAgent {
     channel: Channel,
@@ -71,7 +71,10 @@ impl SandboxHeader {
 }
 
 impl Interceptor for SandboxHeader {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
         request
             .metadata_mut()
             .insert(SANDBOX_METADATA_KEY, self.0.clone());

@@ -1,5 +1,31 @@
 //! The control plane: one origin that serves REST and WebSocket JSON-RPC,
 //! with accounts, admission and the database behind it.
+//!
+//! Everything here is reached by the network. It holds no host rights and
+//! talks to the node, which does, over a unix socket.
 
+mod app;
+mod auth;
+mod body;
+mod clock;
+mod config;
+mod database;
+mod error;
+mod follow;
 mod guest;
+mod native;
+mod node;
+mod registry;
+mod routes;
 mod rpc;
+mod sandbox;
+mod sandboxes;
+mod serve;
+mod token;
+mod trace;
+mod websocket;
+
+pub use config::{Limits, ServerConfig};
+pub use database::OpenDatabaseError;
+pub use serve::{ServeError, Server, run};
+pub use token::{ParseTokenHashError, TokenHash};

@@ -1,0 +1,25 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ServerConfig;
+use crate::database::Database;
+use crate::node::NodeLink;
+use crate::registry::Registry;
+use crate::rpc::StreamIds;
+
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) config: ServerConfig,
+    pub(crate) database: Database,
+    pub(crate) node: NodeLink,
+    pub(crate) registry: Registry,
+    pub(crate) stream_ids: Arc<StreamIds>,
+    /// Fires when the server stops. Sandboxes live on.
+    pub(crate) shutdown: CancellationToken,
+    /// Every task that outlives a request.
+    pub(crate) tasks: TaskTracker,
+}

@@ -1,0 +1,43 @@
+//! Reads JSON bodies whatever their content type says, within bounds.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
+use tombolo_api::error::ErrorCode;
+
+use crate::error::ApiError;
+
+/// The largest body of a REST request.
+pub(crate) const BODY_LEN_MAX: usize = 64 * 1024;
+
+/// A body that was read. Official clients are loose about content types.
+#[derive(Debug)]
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| refuse(&rejection))?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            ApiError::new(
+                ErrorCode::InvalidRequest,
+                format!("the body is not what this address takes: {error}"),
+            )
+        })
+    }
+}
+
+fn refuse(rejection: &BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return ApiError::new(
+            ErrorCode::RequestTooLarge,
+            format!("the body is larger than {BODY_LEN_MAX} bytes"),
+        );
+    }
+    ApiError::saying(ErrorCode::InvalidRequest, rejection)
+}

@@ -1,0 +1,1 @@
+//! Tests of the database against a real file.

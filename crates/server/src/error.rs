@@ -1,0 +1,162 @@
+//! Failures as clients see them: a status, a code and a sentence. What is our
+//! fault is told in the log only, next to the request's trace id.
+
+use std::error::Error;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tombolo_api::error::{ErrorBody, ErrorCode};
+use tombolo_diag::Report;
+use tombolo_ids::EntropyError;
+use tombolo_lifecycle::{ConnectRefusal, ExtendRefusal};
+use tonic::Code;
+
+use crate::database::QueryError;
+use crate::node::NodeCallError;
+use crate::sandbox::{ConnectError, CreateError, ExtendError};
+
+/// The answer to a request that failed.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    code: ErrorCode,
+    message: String,
+    /// For the log.
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            cause: None,
+        }
+    }
+
+    /// Says what the client's error says. Not for errors of our own insides.
+    pub(crate) fn saying(code: ErrorCode, error: &dyn Error) -> Self {
+        Self::new(code, error.to_string())
+    }
+
+    pub(crate) fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            code: ErrorCode::Internal,
+            message: "the server failed; its log tells more under this request's trace id".into(),
+            cause: Some(Box::new(cause)),
+        }
+    }
+
+    fn node(code: ErrorCode, message: &str, cause: NodeCallError) -> Self {
+        Self {
+            code,
+            message: message.to_owned(),
+            cause: Some(Box::new(cause)),
+        }
+    }
+
+    pub(crate) fn sandbox_not_found() -> Self {
+        Self::new(ErrorCode::SandboxNotFound, "there is no such sandbox")
+    }
+
+    pub(crate) fn sandbox_ended() -> Self {
+        Self::new(ErrorCode::SandboxAlreadyTerminated, "the sandbox has ended")
+    }
+
+    pub(crate) fn not_built(feature: &str) -> Self {
+        Self::new(
+            ErrorCode::NotBuiltYet,
+            format!("this version of Tombolo cannot do this yet: {feature}"),
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Some(cause) = &self.cause {
+            let report = Report::new(cause.as_ref()).to_string();
+            tracing::error!(code = self.code.as_str(), report, "request failed");
+        } else {
+            tracing::debug!(
+                code = self.code.as_str(),
+                message = self.message,
+                "request refused"
+            );
+        }
+        let status =
+            StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = ErrorBody {
+            code: self.code.as_str().to_owned(),
+            message: self.message,
+        };
+        (status, Json(body)).into_response()
+    }
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<EntropyError> for ApiError {
+    fn from(error: EntropyError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<NodeCallError> for ApiError {
+    fn from(error: NodeCallError) -> Self {
+        match (&error, error.code()) {
+            (NodeCallError::Away { .. } | NodeCallError::TimedOut { .. }, _) => Self::node(
+                ErrorCode::NodeUnavailable,
+                "the node that runs sandboxes does not answer; try again",
+                error,
+            ),
+            (_, Some(Code::ResourceExhausted)) => Self::node(
+                ErrorCode::NoCapacity,
+                "the node has no room for another sandbox; end one or try again later",
+                error,
+            ),
+            _ => Self::internal(error),
+        }
+    }
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Refused(refusal) => Self::saying(ErrorCode::LimitExceeded, &refusal),
+            CreateError::Id(error) => error.into(),
+            CreateError::Database(error) => error.into(),
+            CreateError::Node(error) => error.into(),
+            CreateError::Ended => Self::saying(ErrorCode::SandboxAlreadyTerminated, &error),
+            CreateError::ShuttingDown => Self::saying(ErrorCode::NodeUnavailable, &error),
+        }
+    }
+}
+
+impl From<ConnectError> for ApiError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Refused(ConnectRefusal::Ended) => Self::sandbox_ended(),
+            ConnectError::Refused(refusal @ ConnectRefusal::NotReady) => {
+                Self::saying(ErrorCode::SandboxNotReady, &refusal)
+            }
+            ConnectError::TooMany => Self::saying(ErrorCode::LimitExceeded, &error),
+        }
+    }
+}
+
+impl From<ExtendError> for ApiError {
+    fn from(error: ExtendError) -> Self {
+        match error {
+            ExtendError::Refused(ExtendRefusal::Ended) => Self::sandbox_ended(),
+            ExtendError::Refused(refusal @ ExtendRefusal::Past) => {
+                Self::saying(ErrorCode::InvalidRequest, &refusal)
+            }
+            ExtendError::Node(error) => error.into(),
+            ExtendError::Database(error) => error.into(),
+        }
+    }
+}

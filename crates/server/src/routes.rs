@@ -1,0 +1,91 @@
+//! Every address of the server. Both planes of the official clients share one
+//! origin; their paths do not collide.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::Uri;
+use axum::middleware::from_fn;
+use axum::routing::{MethodRouter, any, delete, get, post};
+use tombolo_api::error::ErrorCode;
+use tombolo_api::{CREATE_PATH, native as paths};
+
+use crate::app::App;
+use crate::auth::Member;
+use crate::body::BODY_LEN_MAX;
+use crate::error::ApiError;
+use crate::{native, sandboxes, trace, websocket};
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let sandbox = delete(sandboxes::kill).patch(sandboxes::extend);
+    let routes = Router::new()
+        .route(CREATE_PATH, get(websocket::create))
+        .route("/api/v3/sandbox/{id}/connect", get(websocket::connect))
+        .route("/api/v3/sandbox/{id}", sandbox)
+        .route("/api/v3/sandboxes/{id}", delete(sandboxes::kill))
+        .route("/api/v3/sandboxes", get(sandboxes::list_v3))
+        .route("/api/v2/sandboxes", get(sandboxes::list_v2))
+        .route(paths::HEALTH_PATH, get(native::health))
+        .route(paths::INFO_PATH, get(native::info))
+        .route(paths::SANDBOXES_PATH, get(native::list_sandboxes))
+        .route(
+            paths::TOKENS_PATH,
+            get(native::list_tokens).post(native::create_token),
+        )
+        .route(
+            &format!("{}/{{id}}", paths::TOKENS_PATH),
+            delete(native::revoke_token),
+        );
+    not_built(routes)
+        .fallback(unknown_address)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .layer(from_fn(trace::trace))
+        .with_state(app)
+}
+
+/// What the official clients know and this version does not do.
+fn not_built(mut routes: Router<Arc<App>>) -> Router<Arc<App>> {
+    let posts = [
+        ("/api/v3/sandbox/{id}/expose/http", "exposing HTTP ports"),
+        ("/api/v3/sandbox/{id}/expose/ssh", "SSH access"),
+        ("/api/v3/sandbox/{id}/expose/vscode", "VS Code"),
+        ("/api/v2/sandboxes/{id}/deploy", "deploying from a sandbox"),
+    ];
+    for (path, feature) in posts {
+        routes = routes.route(path, post(refusal(feature)));
+    }
+    let collections = [
+        ("apps", "apps"),
+        ("revisions", "revisions"),
+        ("layers", "layers"),
+        ("volumes", "volumes"),
+        ("snapshots", "snapshots"),
+    ];
+    for (name, feature) in collections {
+        let refused: MethodRouter<Arc<App>> = any(refusal(feature));
+        routes = routes
+            .route(&format!("/api/v2/{name}"), refused.clone())
+            .route(&format!("/api/v2/{name}/{{*rest}}"), refused);
+    }
+    routes
+}
+
+fn refusal(
+    feature: &'static str,
+) -> impl Fn(Member) -> std::future::Ready<ApiError> + Clone + Send + Sync + 'static {
+    move |_member| std::future::ready(ApiError::not_built(feature))
+}
+
+async fn unknown_address(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(ErrorCode::NotFound, format!("there is nothing at {path}"))
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(
+        ErrorCode::MethodNotAllowed,
+        "this address does not take this method",
+    )
+}

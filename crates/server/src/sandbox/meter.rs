@@ -1,0 +1,98 @@
+//! Measures what one sandbox uses and writes it down.
+
+use std::time::Duration;
+
+use tombolo_ids::{MemoryMib, OrganisationId, SandboxId, UnixMillis};
+
+use crate::app::App;
+use crate::clock;
+use crate::database::{QueryError, UsageSample, UsageTotals};
+
+/// How long one measurement may take.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What has been counted of a sandbox so far.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    sandbox: SandboxId,
+    organisation: OrganisationId,
+    memory: MemoryMib,
+    last_sequence: u64,
+    latest: UsageSample,
+}
+
+impl Meter {
+    /// Counts from the sandbox's creation, or from where an earlier process
+    /// left off.
+    pub(super) fn new(
+        sandbox: SandboxId,
+        organisation: OrganisationId,
+        memory: MemoryMib,
+        created_at: UnixMillis,
+        before: Option<UsageTotals>,
+    ) -> Self {
+        let latest = before.map_or(
+            UsageSample {
+                taken_at: created_at,
+                cpu_nanos: 0,
+                memory_mib_millis: 0,
+                memory_private_bytes: 0,
+                disk_allocated_bytes: 0,
+            },
+            |totals| totals.latest,
+        );
+        Self {
+            sandbox,
+            organisation,
+            memory,
+            last_sequence: before.map_or(0, |totals| totals.last_sequence),
+            latest,
+        }
+    }
+
+    pub(super) fn set_memory(&mut self, memory: MemoryMib) {
+        self.memory = memory;
+    }
+
+    /// The latest figures, if any were taken.
+    pub(crate) fn latest(&self) -> Option<UsageSample> {
+        (self.last_sequence > 0).then_some(self.latest)
+    }
+
+    /// Measures and records. When the node cannot answer, the time that passed
+    /// is recorded with the figures known before.
+    pub(crate) async fn measure(&mut self, app: &App) -> Result<(), QueryError> {
+        let figures = app.node.usage(&self.sandbox, MEASURE_TIMEOUT).await;
+        let now = clock::now();
+        let passed = now.since(self.latest.taken_at).as_millis();
+        let added = u64::try_from(passed)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(self.memory.0.into());
+        let mut sample = UsageSample {
+            taken_at: now,
+            memory_mib_millis: added,
+            ..self.latest
+        };
+        match figures {
+            Ok(figures) => {
+                // Processor time is never given back, whatever a node says.
+                sample.cpu_nanos = sample.cpu_nanos.max(figures.cpu_nanos);
+                sample.memory_private_bytes = figures.memory_private_bytes;
+                sample.disk_allocated_bytes = figures.disk_allocated_bytes;
+            }
+            Err(error) => {
+                tracing::debug!(sandbox = %self.sandbox, %error, "measured without the node");
+            }
+        }
+        let sequence = self.last_sequence.saturating_add(1);
+        app.database
+            .add_usage(&self.sandbox, &self.organisation, sequence, &sample)
+            .await?;
+        self.last_sequence = sequence;
+        self.latest = UsageSample {
+            memory_mib_millis: self.latest.memory_mib_millis.saturating_add(added),
+            ..sample
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! Starts a server, takes connections, and stops in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tombolo_diag::log_limited;
+
+use crate::app::App;
+use crate::config::ServerConfig;
+use crate::database::{Database, OpenDatabaseError, QueryError};
+use crate::follow::{follow_node, measure_usage};
+use crate::node::NodeLink;
+use crate::registry::Registry;
+use crate::routes::router;
+use crate::rpc::StreamIds;
+use crate::sandbox::adopt;
+
+/// All headers of a request together. The create configuration travels in one.
+const HEADERS_LEN_MAX: usize = 256 * 1024;
+const HEADERS_MAX: usize = 128;
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECTIONS_MAX: usize = 8192;
+/// How long to wait when the system has no descriptor for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Database(#[from] OpenDatabaseError),
+    #[error("could not listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("could not read which sandboxes there are")]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the system's random source failed")]
+    Entropy(#[source] getrandom::Error),
+    #[error("could not watch for signals")]
+    Signals(#[source] io::Error),
+}
+
+impl From<QueryError> for ServeError {
+    fn from(error: QueryError) -> Self {
+        Self::Load(Box::new(error))
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then stops in order. `ready` is told the
+/// address once requests are answered. Sandboxes outlive the server.
+pub async fn run(
+    config: ServerConfig,
+    ready: oneshot::Sender<SocketAddr>,
+) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let server = Server::start(config).await?;
+    if ready.send(server.address()).is_err() {
+        tracing::debug!("nobody waits for the server to be ready");
+    }
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
+    }
+    server.stop().await;
+    Ok(())
+}
+
+/// A server that runs in the background.
+#[derive(Debug)]
+pub struct Server {
+    app: Arc<App>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts to serve. Needs no node yet: requests wait for it, within bounds.
+    pub async fn start(mut config: ServerConfig) -> Result<Self, ServeError> {
+        let database = Database::open(&config.database).await?;
+        let address = config.listen;
+        let listen = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        config.listen = listener.local_addr().map_err(listen)?;
+        let address = config.listen;
+        let seed = getrandom::u64().map_err(ServeError::Entropy)?;
+        let app = Arc::new(App {
+            node: NodeLink::new(&config.node_socket, config.limits.node_wait),
+            database,
+            registry: Registry::default(),
+            stream_ids: Arc::new(StreamIds::new(seed)),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            config,
+        });
+        for record in app.database.unfinished_sandboxes().await? {
+            adopt(&app, record).await?;
+        }
+        app.tasks.spawn(follow_node(Arc::clone(&app)));
+        app.tasks.spawn(measure_usage(Arc::clone(&app)));
+        app.tasks.spawn(accept(Arc::clone(&app), listener));
+        tracing::info!(%address, "serving");
+        Ok(Self { app, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers what is under way, closes every connection and the database.
+    pub async fn stop(self) {
+        self.app.shutdown.cancel();
+        self.app.tasks.close();
+        let grace = self.app.config.limits.shutdown_grace;
+        if timeout(grace, self.app.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.app.tasks.len(), "not everything ended in time");
+        }
+        self.app.database.close().await;
+    }
+}
+
+async fn accept(app: Arc<App>, listener: TcpListener) {
+    let router = router(Arc::clone(&app));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let next = async || {
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        (listener.accept().await, slot)
+    };
+    while let Some((accepted, slot)) = app.shutdown.run_until_cancelled(next()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let serving = serve_connection(stream, service, app.shutdown.clone());
+                app.tasks.spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                log_limited!(warn, %error, "could not accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    service: TowerToHyperService<axum::Router>,
+    shutdown: CancellationToken,
+) {
+    // Small frames go both ways; waiting to fill packets would slow them all.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection is gone already");
+        return;
+    }
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEADERS_LEN_MAX)
+        .max_headers(HEADERS_MAX);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        log_limited!(debug, %error, "a connection ended badly");
+    }
+}

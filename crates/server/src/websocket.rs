@@ -1,0 +1,154 @@
+//! The two WebSocket routes: create a sandbox, connect to one.
+//!
+//! Everything that can go wrong goes wrong before the handshake is answered,
+//! so that clients get a status, a code and a message.
+
+use std::sync::Arc;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Path, State};
+use axum::http::header::USER_AGENT;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use tombolo_api::config::CreateConfig;
+use tombolo_api::error::ErrorCode;
+use tombolo_api::{CONFIG_HEADER, SANDBOX_ID_HEADER};
+use tombolo_lifecycle::{SandboxPlan, SandboxRequest};
+
+use crate::app::App;
+use crate::auth::Member;
+use crate::clock;
+use crate::error::ApiError;
+use crate::guest::Dialect;
+use crate::rpc::{self, RpcLimits, RpcSession};
+use crate::sandbox::{self, Connection};
+use crate::sandboxes::find_running;
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    member: Member,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, ApiError> {
+    let upgrade = upgraded(upgrade)?;
+    let config = decode_config(&headers)?;
+    refuse_what_is_not_built(&config)?;
+    let plan = SandboxPlan::new(request(config), &app.config.bounds(), clock::now())
+        .map_err(|error| ApiError::saying(ErrorCode::InvalidConfig, &error))?;
+    let connection = sandbox::create(&app, &member.organisation, plan).await?;
+    Ok(answer(&app, upgrade, &headers, connection))
+}
+
+pub(crate) async fn connect(
+    State(app): State<Arc<App>>,
+    member: Member,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, ApiError> {
+    let upgrade = upgraded(upgrade)?;
+    let handle = find_running(&app, &member, &id).await?;
+    let connection = handle.connect().await?;
+    Ok(answer(&app, upgrade, &headers, connection))
+}
+
+fn upgraded(upgrade: Upgrade) -> Result<WebSocketUpgrade, ApiError> {
+    upgrade.map_err(|rejection| {
+        ApiError::new(
+            ErrorCode::WebsocketRequired,
+            format!("this address speaks WebSocket: {}", rejection.body_text()),
+        )
+    })
+}
+
+fn decode_config(headers: &HeaderMap) -> Result<CreateConfig, ApiError> {
+    let Some(header) = headers.get(CONFIG_HEADER) else {
+        return Ok(CreateConfig::default());
+    };
+    CreateConfig::decode_header(header.as_bytes())
+        .map_err(|error| ApiError::saying(ErrorCode::InvalidConfig, &error))
+}
+
+/// Nothing that is asked for is ever ignored.
+fn refuse_what_is_not_built(config: &CreateConfig) -> Result<(), ApiError> {
+    let asked = [
+        (
+            config
+                .allow_net
+                .as_ref()
+                .is_some_and(|hosts| !hosts.is_empty()),
+            "network access (allowNet, allow_net): sandboxes have no network, leave it out or \
+             pass an empty list",
+        ),
+        (!config.secrets.is_empty(), "secrets"),
+        (!config.volumes.is_empty(), "volumes"),
+        (config.root.is_some(), "a root volume or snapshot (root)"),
+        (config.ssh, "SSH (ssh)"),
+        (config.port.is_some(), "exposing a port (port)"),
+    ];
+    for (is_asked, feature) in asked {
+        if is_asked {
+            return Err(ApiError::not_built(feature));
+        }
+    }
+    Ok(())
+}
+
+fn request(config: CreateConfig) -> SandboxRequest {
+    SandboxRequest {
+        memory_mib: config.memory_mib,
+        timeout: config.timeout,
+        stop_at: config.stop_at,
+        labels: config.labels,
+        env: config.env,
+        region: config.region,
+    }
+}
+
+/// Answers the handshake and serves the connection in a task of its own. A
+/// handshake that fails drops `connection`, which tells the sandbox.
+fn answer(
+    app: &Arc<App>,
+    upgrade: WebSocketUpgrade,
+    headers: &HeaderMap,
+    mut connection: Connection,
+) -> Response {
+    let limits = RpcLimits {
+        frame_len_max: app.config.limits.frame_len_max,
+        ..RpcLimits::default()
+    };
+    let session = RpcSession {
+        agent: connection.agent.clone(),
+        dialect: Dialect::from_user_agent(user_agent(headers)),
+        stream_ids: Arc::clone(&app.stream_ids),
+        ending: connection.ending.clone(),
+        sandbox: connection.sandbox.clone(),
+        limits,
+    };
+    let id = HeaderValue::from_str(connection.sandbox.as_str());
+    let running = app.tasks.token();
+    let mut response = upgrade
+        .max_message_size(session.limits.frame_len_max)
+        .max_frame_size(session.limits.frame_len_max)
+        .on_upgrade(async move |socket| {
+            connection.opened();
+            let end = rpc::serve(socket, session).await;
+            tracing::debug!(sandbox = %connection.sandbox, ?end, "connection closed");
+            connection.closed(end);
+            drop(running);
+        });
+    // An id is plain ASCII, which a header always takes.
+    if let Ok(id) = id {
+        response.headers_mut().insert(SANDBOX_ID_HEADER, id);
+    }
+    response
+}
+
+fn user_agent(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get(USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+}
