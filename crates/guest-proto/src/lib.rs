@@ -7,6 +7,9 @@ pub mod channel;
 /// Generated from `proto/guest.proto`.
 #[expect(
     clippy::pedantic,
+    clippy::excessive_nesting,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     unused_qualifications,
     reason = "generated code"
 )]

@@ -8,6 +8,9 @@ pub const SANDBOX_METADATA_KEY: &str = "x-tombolo-sandbox";
 /// Generated from `proto/node.proto`.
 #[expect(
     clippy::pedantic,
+    clippy::excessive_nesting,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     unused_qualifications,
     reason = "generated code"
 )]

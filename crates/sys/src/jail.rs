@@ -103,19 +103,17 @@ pub fn spawn(spec: JailSpec) -> Result<Jailed, SpawnError> {
     let plan = Plan::new(spec)?;
     let (mut report, report_writer) = std::io::pipe().map_err(prepare("make a pipe"))?;
     // Above every number the program's own descriptors are put at.
-    let report_writer = raise(report_writer.into(), "raise a pipe")?;
+    let report_writer = raise(&report_writer.into(), "raise a pipe")?;
     let (pid, pidfd) = child::clone(&plan, &report_writer).map_err(prepare("clone a process"))?;
     drop(report_writer);
     drop(plan);
     let mut failure = [0_u8; child::REPORT_LEN];
-    match report.read(&mut failure).map_err(prepare("read a pipe"))? {
-        0 => Ok(Jailed { pid, pidfd }),
-        _ => {
-            let (step, source) = child::decode_report(failure);
-            wait(pid);
-            Err(SpawnError::Child { step, source })
-        }
+    if report.read(&mut failure).map_err(prepare("read a pipe"))? == 0 {
+        return Ok(Jailed { pid, pidfd });
     }
+    let (step, source) = child::decode_report(failure);
+    wait(pid);
+    Err(SpawnError::Child { step, source })
 }
 
 fn prepare(step: &'static str) -> impl FnOnce(std::io::Error) -> SpawnError {
@@ -153,8 +151,8 @@ pub fn pidfd_kill(pidfd: &impl AsFd) -> std::io::Result<()> {
 /// placing one at its final number cannot overwrite another.
 const RAISED_MIN: i32 = 200;
 
-fn raise(descriptor: OwnedFd, step: &'static str) -> Result<OwnedFd, SpawnError> {
-    rustix::io::fcntl_dupfd_cloexec(&descriptor, RAISED_MIN)
+fn raise(descriptor: &OwnedFd, step: &'static str) -> Result<OwnedFd, SpawnError> {
+    rustix::io::fcntl_dupfd_cloexec(descriptor, RAISED_MIN)
         .map_err(|errno| prepare(step)(errno.into()))
 }
 
@@ -210,7 +208,7 @@ impl Plan {
             .collect();
         let mut descriptors = Vec::with_capacity(spec.descriptors.len());
         for descriptor in spec.descriptors {
-            descriptors.push(raise(descriptor, "raise a descriptor")?);
+            descriptors.push(raise(&descriptor, "raise a descriptor")?);
         }
         let null = std::fs::OpenOptions::new()
             .read(true)
@@ -228,8 +226,8 @@ impl Plan {
             _argv: argv,
             argv_pointers,
             descriptors,
-            output: raise(spec.output, "raise the output")?,
-            null: raise(null.into(), "raise /dev/null")?,
+            output: raise(&spec.output, "raise the output")?,
+            null: raise(&null.into(), "raise /dev/null")?,
         })
     }
 }

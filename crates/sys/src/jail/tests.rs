@@ -16,7 +16,10 @@ fn root() -> tempfile::TempDir {
     root
 }
 
-#[expect(clippy::disallowed_methods, reason = "test scaffolding in a temporary directory")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "test scaffolding in a temporary directory"
+)]
 fn fs_make(path: &Path) {
     std::fs::create_dir_all(path).unwrap();
 }
@@ -67,13 +70,22 @@ fn a_jail_has_nothing_but_what_it_was_given() {
         ("ls /dev", "null\nurandom\nzero\n"),
         ("cat <&3", "given"),
         ("echo a > /scratch/a && cat /scratch/a", "a\n"),
-        ("(echo a > /data/a) 2>/dev/null || echo refused", "refused\n"),
+        (
+            "(echo a > /data/a) 2>/dev/null || echo refused",
+            "refused\n",
+        ),
         ("(echo a > /usr/a) 2>/dev/null || echo refused", "refused\n"),
-        ("(echo > /dev/tcp/127.0.0.1/22) 2>/dev/null || echo refused", "refused\n"),
+        (
+            "(echo > /dev/tcp/127.0.0.1/22) 2>/dev/null || echo refused",
+            "refused\n",
+        ),
         ("kill -9 2 2>/dev/null || echo alone", "alone\n"),
         ("ulimit -c", "0\n"),
         ("env", "PWD=/\nSHLVL=0\n_=/usr/bin/env\n"),
-        ("ls -d /proc/self 2>/dev/null || echo unmounted", "unmounted\n"),
+        (
+            "ls -d /proc/self 2>/dev/null || echo unmounted",
+            "unmounted\n",
+        ),
     ] {
         assert_eq!(run_in_jail(script).unwrap(), expected, "{script}");
     }

@@ -1,0 +1,201 @@
+//! The control groups of one VM: processor, memory, process count. Works on
+//! cgroup v2 and on v1 hierarchies, as far as the host has them.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// All VMs' groups are below one of this name.
+const PARENT: &str = "tombolo";
+const V1_CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+const PERIOD_MICROS: u64 = 100_000;
+/// Removing a group fails until the kernel has seen its last process out.
+const REMOVE_ATTEMPTS_MAX: u32 = 200;
+const REMOVE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Why a control group could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The host has no control groups we could use.
+    #[error("no usable control groups under {ROOT}; mount cgroup v2 there")]
+    Missing,
+    /// One file or directory failed.
+    #[error("cannot set up the control group of a VM")]
+    Io(#[from] io::Error),
+}
+
+/// What one VM may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Processor time as a share of one processor, in percent.
+    pub(crate) cpu_percent: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) process_count: u32,
+}
+
+/// The groups of one VM. Dropping this leaves them; [`Cgroup::remove`] ends them.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    directories: Vec<PathBuf>,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+impl Cgroup {
+    /// The groups that a VM of this name has or would have.
+    pub(crate) fn named(name: &str) -> Result<Self, CgroupError> {
+        let root = Path::new(ROOT);
+        if root.join("cgroup.controllers").exists() {
+            return Ok(Self {
+                directories: vec![root.join(PARENT).join(name)],
+                version: Version::Two,
+            });
+        }
+        let mut directories: Vec<PathBuf> = Vec::new();
+        for controller in V1_CONTROLLERS {
+            let hierarchy = root.join(controller);
+            // `cpu` and `cpuacct` may be two names of one hierarchy.
+            let hierarchy = fs_err::canonicalize(&hierarchy).unwrap_or(hierarchy);
+            let directory = hierarchy.join(PARENT).join(name);
+            if hierarchy.join("cgroup.procs").exists() && !directories.contains(&directory) {
+                directories.push(directory);
+            }
+        }
+        if directories.is_empty() {
+            return Err(CgroupError::Missing);
+        }
+        Ok(Self {
+            directories,
+            version: Version::One,
+        })
+    }
+
+    /// Makes the groups and sets their limits.
+    pub(crate) fn create(name: &str, limits: Limits) -> Result<Self, CgroupError> {
+        let cgroup = Self::named(name)?;
+        for directory in &cgroup.directories {
+            fs_err::create_dir_all(directory)?;
+        }
+        if cgroup.version == Version::Two {
+            delegate_controllers()?;
+        }
+        let quota = u64::from(limits.cpu_percent) * PERIOD_MICROS / 100;
+        match cgroup.version {
+            Version::Two => {
+                cgroup.write("cpu.max", &format!("{quota} {PERIOD_MICROS}"))?;
+                cgroup.write("memory.max", &limits.memory_bytes.to_string())?;
+            }
+            Version::One => {
+                cgroup.write("cpu.cfs_period_us", &PERIOD_MICROS.to_string())?;
+                cgroup.write("cpu.cfs_quota_us", &quota.to_string())?;
+                cgroup.write("memory.limit_in_bytes", &limits.memory_bytes.to_string())?;
+            }
+        }
+        cgroup.write("pids.max", &limits.process_count.to_string())?;
+        Ok(cgroup)
+    }
+
+    /// Opens the files that enter the writing process into the groups.
+    pub(crate) fn open_procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let mut files = Vec::with_capacity(self.directories.len());
+        for directory in &self.directories {
+            let path = directory.join("cgroup.procs");
+            let file = OpenOptions::new().write(true).open(path)?;
+            files.push(file.into());
+        }
+        Ok(files)
+    }
+
+    /// Processor time used so far.
+    pub(crate) fn cpu_nanos(&self) -> Option<u64> {
+        match self.version {
+            Version::One => self.read("cpuacct.usage")?.trim().parse().ok(),
+            Version::Two => {
+                let text = self.read("cpu.stat")?;
+                let micros = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("usage_usec "))?;
+                Some(micros.trim().parse::<u64>().ok()?.saturating_mul(1000))
+            }
+        }
+    }
+
+    /// Processes inside, by pid. Empty when the groups are not there.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        self.read("cgroup.procs")
+            .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
+            .unwrap_or_default()
+    }
+
+    /// Removes the groups, once the kernel lets go of them.
+    pub(crate) async fn remove(&self) -> Result<(), CgroupError> {
+        for directory in &self.directories {
+            remove_group(directory).await?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
+        match self
+            .directories
+            .iter()
+            .find(|path| path.join(file).exists())
+        {
+            Some(directory) => Ok(fs_err::write(directory.join(file), value)?),
+            None => Err(CgroupError::Missing),
+        }
+    }
+
+    fn read(&self, file: &str) -> Option<String> {
+        self.directories
+            .iter()
+            .find_map(|directory| fs_err::read_to_string(directory.join(file)).ok())
+    }
+}
+
+/// Removes the common parent where it holds no group of another node.
+pub fn remove_empty_parent() {
+    let root = Path::new(ROOT);
+    let parents = V1_CONTROLLERS
+        .iter()
+        .map(|controller| root.join(controller));
+    for hierarchy in parents.chain([root.to_owned()]) {
+        // Another node's groups keep it, and that is right.
+        fs_err::remove_dir(hierarchy.join(PARENT)).ok();
+    }
+}
+
+fn delegate_controllers() -> Result<(), CgroupError> {
+    for directory in [PathBuf::from(ROOT), Path::new(ROOT).join(PARENT)] {
+        fs_err::write(
+            directory.join("cgroup.subtree_control"),
+            "+cpu +memory +pids",
+        )?;
+    }
+    Ok(())
+}
+
+async fn remove_group(directory: &Path) -> Result<(), CgroupError> {
+    for _ in 0..REMOVE_ATTEMPTS_MAX {
+        match fs_err::remove_dir(directory) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                tokio::time::sleep(REMOVE_INTERVAL).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(CgroupError::Io(io::Error::other(format!(
+        "{} still has processes",
+        directory.display()
+    ))))
+}

@@ -1,0 +1,224 @@
+//! All sandboxes of this node, and how one comes to be: a machine is claimed,
+//! given an identity of its own, recorded as the sandbox's, and handed to the
+//! task that owns it from then on.
+
+use crate::pool::Pool;
+use crate::sandbox::{self, EndReason, Handle};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+use tombolo_guest_proto::v1::PersonalizeRequest;
+use tombolo_guest_proto::v1::agent_client::AgentClient;
+use tombolo_host::{AdoptError, Engine, LaunchError, Machine};
+use tombolo_ids::SandboxId;
+
+/// Ends that a watcher may be behind before it must start over.
+const ENDS_KEPT_MAX: usize = 1024;
+const PERSONALIZE_TIMEOUT: Duration = Duration::from_secs(20);
+const ENTROPY_LEN: usize = 64;
+
+/// What a new sandbox is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct NewSandbox {
+    pub(crate) id: SandboxId,
+    pub(crate) memory_mib: u32,
+    pub(crate) deadline_unix_millis: i64,
+    pub(crate) env: HashMap<String, String>,
+}
+
+/// A sandbox that ended without being asked to.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    pub(crate) id: SandboxId,
+    pub(crate) reason: EndReason,
+}
+
+/// Why a sandbox could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("this node has a sandbox of that name")]
+    Exists,
+    #[error("this node has as many sandboxes as it may")]
+    Full,
+    #[error("cannot make a machine for the sandbox")]
+    Launch(#[from] LaunchError),
+    #[error("cannot record the sandbox")]
+    Record(#[from] std::io::Error),
+    #[error("the host gives no random numbers")]
+    Random(#[from] getrandom::Error),
+    #[error("the guest did not take its identity")]
+    Personalize(#[from] Box<tonic::Status>),
+    #[error("the guest did not take its identity in time")]
+    Slow(#[from] tokio::time::error::Elapsed),
+}
+
+/// A place in the table: taken before the sandbox is there.
+enum Slot {
+    Reserved,
+    Live(Handle),
+}
+
+pub(crate) struct Sandboxes<E: Engine> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) pool: Pool<E>,
+    limit: usize,
+    slots: Arc<Mutex<HashMap<SandboxId, Slot>>>,
+    ends: broadcast::Sender<Ended>,
+}
+
+impl<E: Engine> Sandboxes<E> {
+    pub(crate) fn new(engine: Arc<E>, pool: Pool<E>, limit: usize) -> Self {
+        Self {
+            engine,
+            pool,
+            limit,
+            slots: Arc::default(),
+            ends: broadcast::Sender::new(ENDS_KEPT_MAX),
+        }
+    }
+
+    pub(crate) fn get(&self, id: &SandboxId) -> Option<Handle> {
+        match self.slots.lock().get(id)? {
+            Slot::Live(handle) => Some(handle.clone()),
+            Slot::Reserved => None,
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<(SandboxId, Handle)> {
+        let slots = self.slots.lock();
+        let live = slots.iter().filter_map(|(id, slot)| match slot {
+            Slot::Live(handle) => Some((id.clone(), handle.clone())),
+            Slot::Reserved => None,
+        });
+        live.collect()
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Ended> {
+        self.ends.subscribe()
+    }
+
+    /// Takes over the machines of an earlier run.
+    pub(crate) async fn adopt_all(&self) -> Result<usize, AdoptError> {
+        let machines = self.engine.adopt_all().await?;
+        let count = machines.len();
+        for machine in machines {
+            if let Some((id, _)) = machine.owner() {
+                let id = id.clone();
+                self.start(&id, machine);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Makes a sandbox. Answers its handle and whether a machine was waiting.
+    pub(crate) async fn create(&self, new: NewSandbox) -> Result<(Handle, bool), CreateError> {
+        self.reserve(&new.id)?;
+        let reservation = Reservation {
+            slots: &self.slots,
+            id: &new.id,
+        };
+        let (mut machine, from_pool) = self.pool.claim(new.memory_mib).await?;
+        let prepared = async {
+            timeout(PERSONALIZE_TIMEOUT, personalize(&machine, &new)).await??;
+            machine.set_owner(&new.id, new.deadline_unix_millis)?;
+            Ok(())
+        };
+        let prepared: Result<(), CreateError> = prepared.await;
+        if let Err(error) = prepared {
+            machine.destroy().await?;
+            return Err(error);
+        }
+        let handle = self.start(&new.id, machine);
+        reservation.keep();
+        Ok((handle, from_pool))
+    }
+
+    /// Ends a sandbox, if it is there; answers when nothing of it is left.
+    pub(crate) async fn destroy(&self, id: &SandboxId) {
+        if let Some(handle) = self.get(id) {
+            handle.destroy().await;
+        }
+    }
+
+    fn reserve(&self, id: &SandboxId) -> Result<(), CreateError> {
+        let mut slots = self.slots.lock();
+        let count = slots.len();
+        match slots.entry(id.clone()) {
+            Entry::Occupied(_) => Err(CreateError::Exists),
+            Entry::Vacant(_) if count >= self.limit => Err(CreateError::Full),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Slot::Reserved);
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&self, id: &SandboxId, machine: E::Machine) -> Handle {
+        let slots = Arc::clone(&self.slots);
+        let ends = self.ends.clone();
+        // Held until the sandbox is in the table, so that its end, however
+        // soon, finds it there.
+        let mut table = self.slots.lock();
+        let handle = sandbox::start(id.clone(), machine, move |id, reason| {
+            slots.lock().remove(id);
+            if reason != EndReason::Destroyed {
+                let id = id.clone();
+                // Nobody may be watching, and that is no fault.
+                ends.send(Ended { id, reason }).ok();
+            }
+        });
+        let live = Slot::Live(handle.clone());
+        table.insert(id.clone(), live);
+        handle
+    }
+}
+
+/// Gives a place in the table back unless the sandbox came to be.
+struct Reservation<'a> {
+    slots: &'a Mutex<HashMap<SandboxId, Slot>>,
+    id: &'a SandboxId,
+}
+
+impl Reservation<'_> {
+    /// The sandbox came to be; the place is its own now.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.slots.lock().remove(self.id);
+    }
+}
+
+/// Makes a restored guest its own: two of one template must share no random
+/// stream, no clock and no name.
+async fn personalize<M: Machine>(machine: &M, new: &NewSandbox) -> Result<(), CreateError> {
+    let mut entropy = vec![0; ENTROPY_LEN];
+    getrandom::fill(&mut entropy)?;
+    let machine_id = format!(
+        "{:032x}",
+        u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?)
+    );
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let request = PersonalizeRequest {
+        entropy: entropy.into(),
+        unix_time_nanos: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+        // Underscores are not allowed in host names (RFC 1123).
+        hostname: new.id.as_str().replace('_', "-"),
+        machine_id,
+        env: new.env.clone(),
+    };
+    AgentClient::new(machine.agent())
+        .personalize(request)
+        .await
+        .map_err(Box::new)?;
+    Ok(())
+}
