@@ -34,6 +34,12 @@ const NETWORK_VARIABLES: [&str; 8] = [
     "NO_PROXY",
 ];
 
+/// Only what was asked for, and more than one try to get it.
+const APT_OPTIONS: [&str; 2] = [
+    "APT::Install-Recommends \"false\"",
+    "Acquire::Retries \"3\"",
+];
+
 /// The real workshop.
 #[derive(Debug)]
 pub(crate) struct Debian {
@@ -43,6 +49,9 @@ pub(crate) struct Debian {
 impl Debian {
     pub(crate) fn new(options: &SetupOptions) -> Result<Self, SetupError> {
         check_machine()?;
+        if !is_root() {
+            return Err(SetupError::NotRoot);
+        }
         Ok(Self {
             mirror: options.mirror.clone(),
         })
@@ -53,7 +62,7 @@ impl Debian {
             .args(["--mode=root", "--format=directory"])
             .arg(format!("--variant={variant}"))
             .arg(format!("--include={}", packages.join(",")))
-            .arg("--aptopt=APT::Install-Recommends \"false\"")
+            .args(APT_OPTIONS.map(|option| format!("--aptopt={option}")))
             .env("DEBIAN_FRONTEND", "noninteractive")
             .pass_env(NETWORK_VARIABLES)
             .pass_env(["TMPDIR"]);

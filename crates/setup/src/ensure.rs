@@ -56,10 +56,29 @@ pub fn ensure(options: &SetupOptions, progress: &dyn Progress) -> Result<Artefac
         return Ok(found);
     }
     let workshop = Debian::new(options)?;
-    ensure_with(&workshop, &options.layout(), progress)
+    with_own_mask(|| ensure_with(&workshop, &options.layout(), progress))?
 }
 
-/// Removes artefacts of other recipes than the current one, and says which.
+/// Runs work on a thread with the usual file mode mask, whatever the person's
+/// own is: what set-up makes is read by users other than root.
+fn with_own_mask<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, SetupError> {
+    let masked = || {
+        // Without this the mask would be that of the whole process.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
+            .map_err(|source| SetupError::Mask { source })?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(USUAL_MASK));
+        Ok(work())
+    };
+    std::thread::scope(|scope| match scope.spawn(masked).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+const USUAL_MASK: u32 = 0o022;
+
+/// Removes artefacts of other recipes than the current one, and says which;
+/// what interrupted runs left goes too.
 /// The caller knows that no sandbox and no template uses them.
 pub fn prune(options: &SetupOptions) -> Result<Vec<PathBuf>, SetupError> {
     let layout = options.layout();
@@ -75,6 +94,7 @@ pub fn prune(options: &SetupOptions) -> Result<Vec<PathBuf>, SetupError> {
     ];
     let ours = ["engine-", "guest-", "initramfs-"];
     let mut removed = Vec::new();
+    publish::sweep(&directory).map_err(|e| directory_error(&directory, e))?;
     let entries = fs_err::read_dir(&directory).map_err(|e| directory_error(&directory, e))?;
     for entry in entries {
         let path = entry.map_err(|e| directory_error(&directory, e))?.path();

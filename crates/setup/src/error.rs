@@ -49,6 +49,13 @@ pub enum SetupError {
         #[source]
         source: io::Error,
     },
+    /// A thread could not get a file mode mask of its own.
+    #[error("cannot set the file mode mask")]
+    Mask {
+        /// What the system said.
+        #[source]
+        source: nix::Error,
+    },
     /// One of the steps failed.
     #[error("could not {step}")]
     Step {
@@ -81,6 +88,10 @@ impl SetupError {
             ),
             Self::Directory { .. } => {
                 "check the directory's owner and mode, or choose another with --state-dir"
+                    .to_owned()
+            }
+            Self::Mask { .. } => {
+                "set-up needs the rights of a real root: a container has to be privileged"
                     .to_owned()
             }
             Self::Step {

@@ -33,7 +33,8 @@ const HOST_CERTIFICATES: [&str; 3] = [
 
 /// What a person may have told pip, passed on so that it decides here too.
 /// Paths of certificates and configuration are replaced by copies.
-const PIP_VARIABLES: [&str; 9] = [
+const PIP_VARIABLES: [&str; 10] = [
+    "PIP_NO_INDEX",
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
     "PIP_TRUSTED_HOST",
@@ -44,6 +45,10 @@ const PIP_VARIABLES: [&str; 9] = [
     "PIP_KEYRING_PROVIDER",
     "PIP_USE_FEATURE",
 ];
+
+/// Where a person may keep wheels: addresses, which are passed on, and
+/// directories of the host, whose wheels are copied.
+const FIND_LINKS_VARIABLE: &str = "PIP_FIND_LINKS";
 
 /// Files of the finished guest: path, mode, content.
 const FILES: [(&str, u32, &str); 7] = [
@@ -120,7 +125,7 @@ fn fetch_wheels(root: &Path, listen: &(dyn Fn(&str) + Sync)) -> Result<(), StepE
         fs_err::write(scratch.join("plan"), plan(&WHEELS))?;
         copy_first(&certificates(), &scratch.join("certificates.crt"))?;
         copy_first(&pip_configurations(), &scratch.join("pip.conf"))?;
-        Ok(())
+        copy_wheels(&WHEELS, &scratch.join("links"))
     };
     let resolver = Path::new("/etc/resolv.conf");
     let chroot = chroot_with_network(root, resolver)?;
@@ -138,7 +143,8 @@ fn fetch_wheels(root: &Path, listen: &(dyn Fn(&str) + Sync)) -> Result<(), StepE
             .env("PIP_NO_CACHE_DIR", "1")
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
             .env("PIP_ROOT_USER_ACTION", "ignore")
-            .env("PIP_CONFIG_FILE", inside("pip.conf"));
+            .env("PIP_CONFIG_FILE", inside("pip.conf"))
+            .env(FIND_LINKS_VARIABLE, find_links(&inside("links")));
         if certificates().is_empty() {
             command
         } else {
@@ -178,13 +184,54 @@ fn requirements(wheels: &[Wheel]) -> String {
 /// One line per part: the wheel's file name begins so, the part, its new place.
 fn plan(wheels: &[Wheel]) -> String {
     let lines = wheels.iter().flat_map(|wheel| {
-        let prefix = format!("{}-{}-", wheel.name.replace('-', "_"), wheel.version);
+        let prefix = file_prefix(wheel);
         wheel
             .unpack
             .iter()
             .map(move |(part, place)| format!("{prefix}\t{part}\t{place}\n"))
     });
     lines.collect()
+}
+
+/// How a wheel's file name begins.
+fn file_prefix(wheel: &Wheel) -> String {
+    format!("{}-{}-", wheel.name.replace('-', "_"), wheel.version)
+}
+
+/// The places for wheels that a person has named, in pip's form.
+fn named_places() -> Vec<String> {
+    let value = std::env::var_os(FIND_LINKS_VARIABLE).unwrap_or_default();
+    let places = value.to_string_lossy().into_owned();
+    places.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The same places as seen from inside the guest.
+fn find_links(copies: &Path) -> String {
+    let named = named_places().into_iter();
+    let addresses = named.filter(|place| !Path::new(place).is_absolute());
+    let all: Vec<String> = addresses.chain([copies.display().to_string()]).collect();
+    all.join(" ")
+}
+
+fn copy_wheels(wheels: &[Wheel], copies: &Path) -> Result<(), StepError> {
+    fs_err::create_dir(copies)?;
+    for place in named_places() {
+        let Ok(entries) = fs_err::read_dir(&place) else {
+            continue;
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let text = name.to_string_lossy();
+            if wheels
+                .iter()
+                .any(|wheel| text.starts_with(&file_prefix(wheel)))
+            {
+                fs_err::copy(entry.path(), copies.join(&name))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn certificates() -> Vec<PathBuf> {

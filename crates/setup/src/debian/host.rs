@@ -59,9 +59,6 @@ pub(super) fn prepare(
     missing: Missing,
     steps: &Steps<'_>,
 ) -> Result<(), SetupError> {
-    if !is_root() {
-        return Err(SetupError::NotRoot);
-    }
     check_space(layout, missing)?;
     if missing.engine || missing.guest {
         get_packages(steps)?;
