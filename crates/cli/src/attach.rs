@@ -1,0 +1,249 @@
+//! A process in a sandbox with this command's own input and output: bytes
+//! both ways with backpressure, signals and terminal sizes inwards, the exit
+//! status back.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::client::Connection;
+use crate::client::process::{Process, SpawnOptions, Stdin, WaitResult};
+use crate::client::stream::{InboundStream, OutboundStream, StreamError};
+use crate::failure::{OrFail as _, Outcome};
+use crate::terminal::{self, RawMode};
+
+/// How much of the input is read at once.
+const INPUT_CHUNK_LEN: usize = 64 * 1024;
+/// After the exit, how long an output may be silent before it is taken to be
+/// held open by a process that was left behind.
+const SILENCE_AFTER_EXIT: Duration = Duration::from_secs(2);
+/// So many interrupts end the command here, whatever becomes of the process.
+const INTERRUPTS_MAX: u32 = 3;
+
+/// How the process talks to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Terminal,
+    Pipes,
+}
+
+impl Mode {
+    /// A terminal where the person has one, unless they decided.
+    pub(crate) fn choose(force_terminal: bool, force_pipes: bool) -> Self {
+        if force_terminal || (terminal::is_attached() && !force_pipes) {
+            Self::Terminal
+        } else {
+            Self::Pipes
+        }
+    }
+}
+
+/// Starts the command and stays with it until it has exited and its output is
+/// written.
+pub(crate) async fn run(
+    connection: &Connection,
+    mut options: SpawnOptions,
+    mode: Mode,
+) -> Outcome<WaitResult> {
+    options.stdin = Stdin::Piped;
+    options.terminal = (mode == Mode::Terminal).then(terminal::size);
+    let process = connection.spawn(&options).await?;
+    let _raw = match mode {
+        Mode::Terminal => enter_raw_mode(),
+        Mode::Pipes => None,
+    };
+    converse(connection, process, mode).await
+}
+
+/// Raw mode only where there is a terminal to set: `-t` may be given without.
+fn enter_raw_mode() -> Option<RawMode> {
+    if !terminal::is_attached() {
+        return None;
+    }
+    match RawMode::enter() {
+        Ok(raw) => Some(raw),
+        Err(error) => {
+            tracing::warn!(%error, "the terminal stays in line mode");
+            None
+        }
+    }
+}
+
+async fn converse(connection: &Connection, process: Process, mode: Mode) -> Outcome<WaitResult> {
+    let Process {
+        pid,
+        stdin,
+        stdout,
+        stderr,
+        exit,
+    } = process;
+    let (exited, has_exited) = watch::channel(false);
+    // The pump ends with the process that reads it; the thread that may still
+    // wait for a key is left to the end of this program.
+    let input = tokio::spawn(pump_input(stdin));
+    let input = AbortOnDrop(input);
+    let outputs = async {
+        tokio::join!(
+            pump_output(stdout, tokio::io::stdout(), has_exited.clone()),
+            pump_output(stderr, tokio::io::stderr(), has_exited.clone()),
+        )
+    };
+    let exit = async {
+        let status = exit.reply::<WaitResult>().await;
+        exited.send_replace(true);
+        status
+    };
+    let work = async {
+        let (status, (stdout, stderr)) = tokio::join!(exit, outputs);
+        let status = status.while_doing("the command's exit is not known")?;
+        stdout.while_doing("the command's output is not complete")?;
+        stderr.while_doing("the command's error output is not complete")?;
+        Ok(status)
+    };
+    let status = tokio::select! {
+        status = work => status,
+        interrupted = forward_signals(connection, pid, mode) => interrupted,
+    };
+    drop(input);
+    status
+}
+
+/// A task that does not outlive its owner.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn pump_input(stdin: Option<OutboundStream>) {
+    let Some(stdin) = stdin else { return };
+    let mut source = tokio::io::stdin();
+    let mut buffer = vec![0; INPUT_CHUNK_LEN];
+    loop {
+        match source.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(len) => {
+                if let Err(error) = stdin.send(&buffer[..len]).await {
+                    tracing::debug!(%error, "the command reads no more");
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "standard input ended");
+                break;
+            }
+        }
+    }
+    if let Err(error) = stdin.end().await {
+        tracing::debug!(%error, "the command reads no more");
+    }
+}
+
+/// Why output was not passed on.
+#[derive(Debug, thiserror::Error)]
+enum OutputError {
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("it cannot be written here")]
+    Write(#[source] std::io::Error),
+}
+
+async fn pump_output(
+    stream: Option<InboundStream>,
+    mut sink: impl AsyncWrite + Unpin,
+    has_exited: watch::Receiver<bool>,
+) -> Result<(), OutputError> {
+    let Some(mut stream) = stream else {
+        return Ok(());
+    };
+    loop {
+        let next = tokio::select! {
+            biased;
+            chunk = stream.next() => Some(chunk?),
+            () = silence(has_exited.clone()) => None,
+        };
+        let Some(chunk) = next else {
+            stream.cancel().await;
+            return Ok(());
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
+        let written = async {
+            sink.write_all(&chunk).await?;
+            sink.flush().await
+        };
+        match written.await {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                // Whoever read our output has had enough, and so the process
+                // shall find its own pipe closed.
+                stream.cancel().await;
+                return Ok(());
+            }
+            Err(error) => return Err(OutputError::Write(error)),
+        }
+    }
+}
+
+/// Ends some time after the process has.
+async fn silence(mut has_exited: watch::Receiver<bool>) {
+    // The sender lives as long as the wait for the exit; an error is an exit.
+    if has_exited.wait_for(|exited| *exited).await.is_err() {
+        tracing::trace!("the wait for the exit is over");
+    }
+    tokio::time::sleep(SILENCE_AFTER_EXIT).await;
+}
+
+/// Passes on what the person or the system tells this command. Ends only when
+/// the person insists.
+async fn forward_signals(connection: &Connection, pid: i32, mode: Mode) -> Outcome<WaitResult> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut window = signal(SignalKind::window_change())?;
+    let mut interrupts = 0;
+    loop {
+        let name = tokio::select! {
+            _ = interrupt.recv() => {
+                interrupts += 1;
+                "SIGINT"
+            }
+            _ = terminate.recv() => "SIGTERM",
+            _ = hang_up.recv() => "SIGHUP",
+            _ = quit.recv() => "SIGQUIT",
+            _ = window.recv() => {
+                if mode == Mode::Terminal {
+                    report(connection.resize(pid, terminal::size()).await.err());
+                }
+                continue;
+            }
+        };
+        if interrupts >= INTERRUPTS_MAX {
+            return Ok(WaitResult {
+                success: false,
+                code: 130,
+                signal: Some("SIGINT".to_owned()),
+                oom: None,
+            });
+        }
+        // Not waited for, so that a stalled connection does not swallow the
+        // interrupts that follow.
+        tokio::select! {
+            sent = connection.signal(pid, name) => report(sent.err()),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                tracing::warn!(signal = name, "the sandbox has not taken the signal yet");
+            }
+        }
+    }
+}
+
+fn report(error: Option<crate::client::CallError>) {
+    if let Some(error) = error {
+        tracing::warn!(%error, "the process could not be told");
+    }
+}

@@ -1,0 +1,90 @@
+//! The processes that `tombolo up` starts. Each reads how to run as one line
+//! of JSON from its standard input, says on its standard output when it is
+//! ready, and ends when its standard input does: then its parent has gone.
+
+mod launch;
+pub(crate) mod node_program;
+mod server_program;
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, Read as _, Write as _};
+
+use rustix::process::{Signal, getpid, kill_process};
+use serde::de::DeserializeOwned;
+use tombolo_diag::ExitCode;
+
+pub(crate) use launch::{NodeLaunch, ServerLaunch};
+
+use crate::failure::{Failure, Outcome};
+use crate::privileges;
+
+/// The longest line of launch instructions.
+const LAUNCH_LEN_MAX: u64 = 64 * 1024;
+/// The threads of the server, which mostly waits.
+const SERVER_THREADS: usize = 2;
+
+/// `tombolo server`.
+pub(crate) fn server() -> Outcome {
+    let launch: ServerLaunch = read_launch()?;
+    privileges::raise_descriptor_limit();
+    privileges::drop_to(launch.run_as)
+        .map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
+    // Whoever started this has gone, so nobody would start it again: it ends
+    // in order, and the sandboxes live on.
+    when_parent_is_gone(Signal::TERM);
+    runtime(SERVER_THREADS)?.block_on(server_program::run(launch, say_ready))
+}
+
+/// `tombolo node`.
+pub(crate) fn node() -> Outcome {
+    let launch: NodeLaunch = read_launch()?;
+    privileges::raise_descriptor_limit();
+    // Not in order: an ordered end of the node may be the end of its virtual
+    // machines, and they have to be there for the next one to take over.
+    when_parent_is_gone(Signal::KILL);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    runtime(threads.clamp(2, 8))?.block_on(node_program::run(launch, || say_ready("node")))
+}
+
+/// `tombolo jail`.
+pub(crate) fn jail(args: &[OsString]) -> Outcome {
+    node_program::jail(args)
+}
+
+fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?)
+}
+
+fn read_launch<T: DeserializeOwned>() -> Outcome<T> {
+    let mut line = String::new();
+    let mut input = std::io::stdin().lock().take(LAUNCH_LEN_MAX);
+    input.read_line(&mut line)?;
+    serde_json::from_str(&line).map_err(|error| {
+        Failure::new(ExitCode::Usage, error)
+            .context("there are no launch instructions on standard input")
+            .hint("this is a part of \"tombolo up\"; start that instead")
+    })
+}
+
+/// Sends this process a signal when standard input ends.
+fn when_parent_is_gone(signal: Signal) {
+    std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        let ended = std::io::stdin().lock().read_to_end(&mut rest);
+        tracing::debug!(?ended, "standard input has ended");
+        if let Err(error) = kill_process(getpid(), signal) {
+            tracing::error!(%error, "this process cannot end itself");
+        }
+    });
+}
+
+/// Tells the parent that callers can come, and where to.
+fn say_ready(what: impl std::fmt::Display) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{what}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "nobody hears that this process is ready");
+    }
+}

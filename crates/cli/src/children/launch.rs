@@ -1,0 +1,52 @@
+//! How a child is told to run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{RunAs, Settings};
+use crate::state::StateDir;
+
+/// How to run the public server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ServerLaunch {
+    pub(crate) run_as: RunAs,
+    pub(crate) listen: SocketAddr,
+    pub(crate) node_socket: PathBuf,
+    pub(crate) database: PathBuf,
+    /// The server knows the admin token by its hash only.
+    pub(crate) admin_token_hash: [u8; 32],
+    pub(crate) settings: Settings,
+}
+
+/// How to run the node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NodeLaunch {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) settings: Settings,
+}
+
+impl ServerLaunch {
+    pub(crate) fn new(state: &StateDir, settings: &Settings, admin_token_hash: [u8; 32]) -> Self {
+        Self {
+            run_as: settings.run_as,
+            listen: settings.listen,
+            node_socket: state.node_socket(),
+            database: state.database_file(),
+            admin_token_hash,
+            settings: settings.clone(),
+        }
+    }
+}
+
+impl NodeLaunch {
+    pub(crate) fn new(state: &StateDir, settings: &Settings) -> Self {
+        Self {
+            state_dir: state.root().to_owned(),
+            socket: state.node_socket(),
+            settings: settings.clone(),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The command line: what can be typed, and the words that explain it. Only
+//! clap lives here; what a command does is in `commands`.
+#![expect(
+    clippy::doc_markdown,
+    reason = "these comments are help texts, read on a terminal"
+)]
+
+mod run;
+mod sandbox;
+mod server;
+mod token;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+pub(crate) use run::RunArgs;
+pub(crate) use sandbox::{
+    CopyArgs, CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs,
+};
+pub(crate) use server::{SettingArgs, UpArgs};
+pub(crate) use token::{CreateTokenArgs, TokenCommand};
+
+/// The width of help texts and of the pages made from them.
+pub(crate) const HELP_WIDTH: usize = 100;
+
+/// Run untrusted code in Linux microVMs on this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tombolo",
+    version,
+    max_term_width = HELP_WIDTH,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  tombolo run -- python3 -c 'print(\"hello from a microVM\")'
+  tombolo up
+  tombolo doctor"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GlobalArgs {
+    /// Where Tombolo keeps everything [env: TOMBOLO_STATE_DIR] [default: /var/lib/tombolo]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The configuration file [env: TOMBOLO_CONFIG] [default: config.toml in the state directory]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Write log lines such as "info,tombolo_server=debug" [env: TOMBOLO_LOG]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        help_heading = "Global options"
+    )]
+    pub(crate) log: Option<String>,
+}
+
+/// Which server to talk to.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// The server, such as <http://127.0.0.1:8590>, opened by TOMBOLO_TOKEN [env:
+    /// TOMBOLO_ENDPOINT] [default: the one that runs on the state directory]
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(RunArgs),
+    Up(UpArgs),
+    Doctor(DoctorArgs),
+    Setup(SetupArgs),
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
+    #[command(subcommand)]
+    Token(TokenCommand),
+    Bench(BenchArgs),
+    Completions(CompletionsArgs),
+    /// The public server; started by "tombolo up"
+    #[command(hide = true)]
+    Server,
+    /// The owner of the virtual machines; started by "tombolo up"
+    #[command(hide = true)]
+    Node,
+    /// The confinement of one virtual machine; started by the node
+    #[command(hide = true, disable_help_flag = true)]
+    Jail(JailArgs),
+    /// Print a reference page
+    #[command(hide = true)]
+    Docs(DocsArgs),
+}
+
+/// Say what this machine can do, and how to mend what it cannot
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo doctor
+  tombolo doctor --json
+
+Exits with 1 if something that is needed is missing.")]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Get everything that sandboxes need; "run" and "up" do this by themselves
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo setup
+  tombolo setup --state-dir /srv/tombolo --json")]
+pub(crate) struct SetupArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
+    /// Print where everything is, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Measure this machine: create, exec, files, many at once, memory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Starts a server of its own with and without a pool, so no other may run on the state directory.
+The same machine booted cold is measured beside it; every figure is also a ratio of that.
+
+Examples:
+  tombolo bench
+  tombolo bench --runs 50 --json > bench.json")]
+pub(crate) struct BenchArgs {
+    /// How often to repeat what is quick
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) runs: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
+}
+
+/// Print what makes a shell complete this command
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo completions bash > /etc/bash_completion.d/tombolo
+  tombolo completions zsh > \"${fpath[1]}/_tombolo\"
+  tombolo completions fish > ~/.config/fish/completions/tombolo.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// What the node hands to the jail, unread.
+#[derive(Debug, Args)]
+pub(crate) struct JailArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DocsArgs {
+    /// Which page
+    #[arg(value_enum)]
+    pub(crate) page: DocsPage,
+}
+
+/// The pages that are made from the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DocsPage {
+    Cli,
+    Configuration,
+}
+
+/// The command line as data, for help, completions and the reference page.
+pub(crate) fn definition() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_definition_is_consistent() {
+        super::definition().debug_assert();
+    }
+}

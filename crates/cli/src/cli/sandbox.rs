@@ -1,0 +1,184 @@
+//! The arguments of `tombolo sandbox`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::ServerArgs;
+
+/// Create, use and end sandboxes
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    Create(CreateArgs),
+    List(ListArgs),
+    Exec(ExecArgs),
+    Shell(ShellArgs),
+    Copy(CopyArgs),
+    Extend(ExtendArgs),
+    Kill(KillArgs),
+}
+
+/// Create a sandbox and print its id
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo sandbox create
+  tombolo sandbox create --memory 2048 --timeout 2h --label job=nightly --json")]
+pub(crate) struct CreateArgs {
+    /// Memory in MiB [default: what the server gives]
+    #[arg(short, long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) memory: Option<u32>,
+    /// How long it lives unless it is extended
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    /// A label to find it by; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Set a variable, or pass on one of your own; may be repeated
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// List sandboxes, those that have ended too
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo sandbox list
+  tombolo sandbox list --running --label job=nightly --json")]
+pub(crate) struct ListArgs {
+    /// Only those that have not ended
+    #[arg(long)]
+    pub(crate) running: bool,
+    /// Only those with this label; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// Run a command in a sandbox that is there
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo sandbox exec sbx_ord_0123456789abcdefghjk -- ls -l
+  echo 'print(2)' | tombolo sandbox exec sbx_ord_0123456789abcdefghjk -- python3 -")]
+pub(crate) struct ExecArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Set a variable, or pass on one of your own; may be repeated
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// The directory to start in [default: /home/app]
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Give the command a terminal
+    #[arg(short = 't', long, overrides_with = "no_tty")]
+    pub(crate) tty: bool,
+    /// Give the command pipes even if you sit at a terminal
+    #[arg(short = 'T', long, overrides_with = "tty")]
+    pub(crate) no_tty: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+/// Open a shell in a sandbox
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo sandbox shell sbx_ord_0123456789abcdefghjk")]
+pub(crate) struct ShellArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// The directory to start in [default: /home/app]
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// Copy files and directories into, out of and between sandboxes
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A place in a sandbox is ID:PATH; a relative PATH starts in /home/app. A directory is copied with
+all that is below it. If the destination is a directory that exists, the source is put into it.
+
+Examples:
+  tombolo sandbox copy ./project sbx_ord_0123456789abcdefghjk:
+  tombolo sandbox copy sbx_ord_0123456789abcdefghjk:out/report.pdf .
+  tombolo sandbox copy sbx_ord_0123456789abcdefghjk:data sbx_ord_kjhgfedcba9876543210:data")]
+pub(crate) struct CopyArgs {
+    /// What to copy: a path, or ID:PATH
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// Where to: a path, or ID:PATH
+    #[arg(value_name = "DESTINATION")]
+    pub(crate) destination: String,
+    /// Print what was copied, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// Let a sandbox live longer, counted from now
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints when it will end, which may be earlier than asked for: at most 30 minutes are given at once.
+
+Examples:
+  tombolo sandbox extend sbx_ord_0123456789abcdefghjk 10m")]
+pub(crate) struct ExtendArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// How much longer, such as 10m
+    #[arg(value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// End sandboxes now
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo sandbox kill sbx_ord_0123456789abcdefghjk
+  tombolo sandbox kill --all")]
+pub(crate) struct KillArgs {
+    /// The sandboxes' ids
+    #[arg(
+        value_name = "ID",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) ids: Vec<String>,
+    /// Every sandbox that runs
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print the ids of those that were ended, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}

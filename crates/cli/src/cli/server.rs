@@ -1,0 +1,121 @@
+//! The arguments of `tombolo up`, and the settings that can be flags.
+
+use clap::Args;
+
+use crate::config::{Flags, keys};
+
+/// Start the server that the SDKs talk to, and stay with it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Gets what is missing first. Then prints the three variables that point the SDKs here, and runs until
+it is interrupted; that ends its sandboxes. If it is killed instead, its sandboxes live on, and the
+next \"tombolo up\" on the same state directory takes them over.
+
+Examples:
+  tombolo up
+  tombolo up --listen 127.0.0.1:9000 --pool-size 8
+  tombolo up --json
+
+Every flag is also a key of the configuration file: see docs/reference/configuration.md.")]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
+    /// End by itself after a minute without sandboxes
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Print where the server is, as one line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// One flag for each key that can be set. They are kept as text, since flags,
+/// variables and files are checked by the same rules.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SettingArgs {
+    /// Where to listen [default: 127.0.0.1:8590]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// What runs the virtual machines: auto, kvm or emulated [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) isolation: Option<String>,
+    /// How many virtual machines to keep ready [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) pool_size: Option<String>,
+    /// Memory of a sandbox that asks for none [default: 1280]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) default_memory_mib: Option<String>,
+    /// The least memory a sandbox may ask for [default: 768]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib_min: Option<String>,
+    /// The most memory a sandbox may ask for [default: 4096]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib_max: Option<String>,
+    /// Processors of a sandbox [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpu_count: Option<String>,
+    /// Disk of a sandbox [default: 10]
+    #[arg(long, value_name = "GIB")]
+    pub(crate) disk_gib: Option<String>,
+    /// How many sandboxes may run at once [default: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) sandbox_limit: Option<String>,
+    /// Memory promised to all sandboxes together [default: 8 times the machine's memory]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_limit_mib: Option<String>,
+    /// The longest a sandbox may live [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) lifetime_max: Option<String>,
+    /// How long a session waits for a connection that broke [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) session_grace: Option<String>,
+    /// Who the public server runs as [default: 60790:60790]
+    #[arg(long, value_name = "UID:GID")]
+    pub(crate) run_as: Option<String>,
+}
+
+impl SettingArgs {
+    /// What was given, by key.
+    pub(crate) fn flags(&self) -> Flags {
+        [
+            (&keys::LISTEN, &self.listen),
+            (&keys::ISOLATION, &self.isolation),
+            (&keys::POOL_SIZE, &self.pool_size),
+            (&keys::DEFAULT_MEMORY_MIB, &self.default_memory_mib),
+            (&keys::MEMORY_MIB_MIN, &self.memory_mib_min),
+            (&keys::MEMORY_MIB_MAX, &self.memory_mib_max),
+            (&keys::VCPU_COUNT, &self.vcpu_count),
+            (&keys::DISK_GIB, &self.disk_gib),
+            (&keys::SANDBOX_LIMIT, &self.sandbox_limit),
+            (&keys::MEMORY_LIMIT_MIB, &self.memory_limit_mib),
+            (&keys::LIFETIME_MAX, &self.lifetime_max),
+            (&keys::SESSION_GRACE, &self.session_grace),
+            (&keys::RUN_AS, &self.run_as),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.name, value.clone()?)))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_its_flag_with_its_default() {
+        let up = crate::cli::definition();
+        let up = up.find_subcommand("up").unwrap();
+        for key in keys::KEYS {
+            let flag = key.flag();
+            let argument = up.get_arguments().find(|argument| {
+                argument.get_long().map(|long| format!("--{long}")) == Some(flag.clone())
+            });
+            let help = argument.and_then(clap::Arg::get_help).unwrap().to_string();
+            let default = key.default.to_string();
+            assert!(
+                help.contains(&default),
+                "{flag}: {help} does not say {default}"
+            );
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One request, one answer, each with a deadline and a bounded body.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tombolo_api::error::ErrorBody;
+
+use super::{Endpoint, Token, USER_AGENT};
+
+/// The longest answer that is read; a list of every sandbox is far below it.
+const ANSWER_LEN_MAX: usize = 16 * 1024 * 1024;
+/// How long one request may take. Ending a sandbox is the slowest of them.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most of an answer that is not understood to show to a person.
+const EXCERPT_CHARS: usize = 200;
+
+/// A client of the REST part of one server.
+#[derive(Debug, Clone)]
+pub(crate) struct RestClient {
+    endpoint: Endpoint,
+    token: Token,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// Why a request brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("cannot reach a server at {endpoint}")]
+    Unreachable {
+        endpoint: Endpoint,
+        #[source]
+        source: hyper_util::client::legacy::Error,
+    },
+    #[error("the server at {endpoint} did not answer within {} s", limit.as_secs())]
+    TimedOut { endpoint: Endpoint, limit: Duration },
+    #[error("{refusal}")]
+    Refused { refusal: Refusal },
+    #[error("the server's answer broke off")]
+    Body {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the server's answer to {method} {path} is not understood: {excerpt}")]
+    Answer {
+        method: Method,
+        path: String,
+        excerpt: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the request {method} {path} cannot be written")]
+    Request {
+        method: Method,
+        path: String,
+        #[source]
+        source: http::Error,
+    },
+    #[error("the body of {method} {path} cannot be written")]
+    Encode {
+        method: Method,
+        path: String,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// What a server says when it does not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) trace_id: Option<String>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} ({}", self.message, self.code)?;
+        if let Some(trace_id) = &self.trace_id {
+            write!(formatter, ", trace {trace_id}")?;
+        }
+        formatter.write_str(")")
+    }
+}
+
+impl RequestError {
+    /// The server's refusal, if it was one.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused { refusal } => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+impl RestClient {
+    pub(crate) fn new(endpoint: Endpoint, token: Token) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self {
+            endpoint,
+            token,
+            // A client may outlive the runtime that it first asked on, and with
+            // it every connection that would be kept.
+            http: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Whether a server answers at all, whatever the token.
+    pub(crate) async fn healthy(&self) -> bool {
+        self.exchange(Method::GET, tombolo_api::native::HEALTH_PATH, Bytes::new())
+            .await
+            .is_ok_and(|(status, _, _)| status.is_success())
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+        let body = self.request(Method::GET, path, Bytes::new()).await?;
+        decode(Method::GET, path, &body)
+    }
+
+    pub(crate) async fn send<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, RequestError> {
+        let body = serde_json::to_vec(body).map_err(|source| RequestError::Encode {
+            method: method.clone(),
+            path: path.to_owned(),
+            source,
+        })?;
+        let answer = self.request(method.clone(), path, body.into()).await?;
+        decode(method, path, &answer)
+    }
+
+    /// A DELETE: whatever a success says, it is one.
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), RequestError> {
+        self.request(Method::DELETE, path, Bytes::new())
+            .await
+            .map(drop)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, RequestError> {
+        let (status, trace_id, body) = self.exchange(method, path, body).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(RequestError::Refused {
+            refusal: read_refusal(status, trace_id, &body),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Option<String>, Bytes), RequestError> {
+        let request = self.build(method, path, body)?;
+        let answer =
+            async {
+                let response = self.http.request(request).await.map_err(|source| {
+                    RequestError::Unreachable {
+                        endpoint: self.endpoint.clone(),
+                        source,
+                    }
+                })?;
+                read_answer(response)
+                    .await
+                    .map_err(|source| RequestError::Body { source })
+            };
+        match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(RequestError::TimedOut {
+                endpoint: self.endpoint.clone(),
+                limit: REQUEST_TIMEOUT,
+            }),
+        }
+    }
+
+    fn build(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, RequestError> {
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(format!("{}{path}", self.endpoint))
+            .header(http::header::USER_AGENT, USER_AGENT)
+            .header(http::header::ACCEPT, "application/json")
+            .header(
+                http::header::AUTHORIZATION,
+                format!("Bearer {}", self.token.reveal()),
+            );
+        if !body.is_empty() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        request
+            .body(Full::new(body))
+            .map_err(|source| RequestError::Request {
+                method,
+                path: path.to_owned(),
+                source,
+            })
+    }
+}
+
+/// Reads a whole answer, up to the limit.
+pub(super) async fn read_answer(
+    response: Response<Incoming>,
+) -> Result<(StatusCode, Option<String>, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    let (parts, body) = response.into_parts();
+    let trace_id = parts
+        .headers
+        .get(tombolo_api::TRACE_ID_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let body = Limited::new(body, ANSWER_LEN_MAX).collect().await?;
+    Ok((parts.status, trace_id, body.to_bytes()))
+}
+
+/// Understands an error body, or says what there was instead of one.
+pub(super) fn read_refusal(status: StatusCode, trace_id: Option<String>, body: &[u8]) -> Refusal {
+    match serde_json::from_slice(body) {
+        Ok(ErrorBody { code, message }) => Refusal {
+            status,
+            code,
+            message,
+            trace_id,
+        },
+        Err(_not_an_error_body) => Refusal {
+            status,
+            code: status.as_u16().to_string(),
+            message: format!("the server answered {status}: {}", excerpt(body)),
+            trace_id,
+        },
+    }
+}
+
+fn decode<T: DeserializeOwned>(method: Method, path: &str, body: &[u8]) -> Result<T, RequestError> {
+    serde_json::from_slice(body).map_err(|source| RequestError::Answer {
+        method,
+        path: path.to_owned(),
+        excerpt: excerpt(body),
+        source,
+    })
+}
+
+/// The start of an answer, safe to show on a terminal.
+fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(body)
+        .chars()
+        .take(EXCERPT_CHARS)
+        .flat_map(char::escape_debug)
+        .collect()
+}

@@ -1,0 +1,113 @@
+//! The rules that keep a copy below its destination.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::local::{self, LocalWalk, LocalWriter};
+use super::side::{Kind, below, join};
+
+#[test]
+fn names_from_a_sandbox_stay_below_the_root() {
+    for (root, path, expected) in [
+        ("/home/app/d", "/home/app/d", Some("")),
+        ("/home/app/d", "/home/app/d/a/b", Some("a/b")),
+        ("/home/app/d", "/home/app/d/../x", None),
+        ("/home/app/d", "/home/app/dd", None),
+        ("/home/app/d", "/etc/passwd", None),
+        ("/home/app/d", "a", None),
+        ("/", "/etc", Some("etc")),
+    ] {
+        let relative = below(Path::new(root), path).ok();
+        assert_eq!(relative.as_deref(), expected.map(Path::new), "{path}");
+    }
+}
+
+#[test]
+fn paths_are_joined_as_text() {
+    for (base, relative, expected) in [
+        ("a", "", "a"),
+        ("a/", "b", "a/b"),
+        ("/", "b/c", "/b/c"),
+        (".", "b", "./b"),
+    ] {
+        assert_eq!(join(base, Path::new(relative)), expected);
+    }
+}
+
+#[test]
+fn a_walk_names_directories_before_what_is_in_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    fs_err::create_dir_all(root.join("b/c")).unwrap();
+    fs_err::write(root.join("b/c/file"), "12345").unwrap();
+    fs_err::write(root.join("a"), "").unwrap();
+    fs_err::os::unix::fs::symlink("nowhere", root.join("z")).unwrap();
+    let mut walk = LocalWalk::new(root.to_str().unwrap()).unwrap();
+    let mut seen = Vec::new();
+    while let Some(entry) = walk.next().unwrap() {
+        let what = match entry.kind {
+            Kind::Directory { .. } => "d".to_owned(),
+            Kind::File { size, .. } => format!("f{size}"),
+            Kind::Link { to } => format!("->{to}"),
+            Kind::Other => "?".to_owned(),
+        };
+        seen.push(format!("{}:{what}", entry.relative.display()));
+    }
+    assert_eq!(
+        seen,
+        [":d", "a:f0", "b:d", "b/c:d", "b/c/file:f5", "z:->nowhere"]
+    );
+}
+
+#[tokio::test]
+async fn a_file_replaces_a_link_and_does_not_follow_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let victim = directory.path().join("victim");
+    fs_err::write(&victim, "precious").unwrap();
+    let path = directory.path().join("copy");
+    fs_err::os::unix::fs::symlink(&victim, &path).unwrap();
+    let mut writer = LocalWriter::open(path.to_str().unwrap(), 0o4751)
+        .await
+        .unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.finish().await.unwrap();
+    assert_eq!(fs_err::read_to_string(&victim).unwrap(), "precious");
+    let metadata = fs_err::symlink_metadata(&path).unwrap();
+    assert!(metadata.is_file());
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o751);
+    assert_eq!(fs_err::read_dir(directory.path()).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn a_write_that_breaks_off_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("copy");
+    let mut writer = LocalWriter::open(path.to_str().unwrap(), 0o644)
+        .await
+        .unwrap();
+    writer.write(b"half").await.unwrap();
+    drop(writer);
+    assert_eq!(fs_err::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_directory_is_not_entered() {
+    let directory = tempfile::tempdir().unwrap();
+    let outside = directory.path().join("outside");
+    fs_err::create_dir(&outside).unwrap();
+    let path = directory.path().join("inside");
+    fs_err::os::unix::fs::symlink(&outside, &path).unwrap();
+    let path = path.to_str().unwrap();
+    assert!(local::make_directory(path, 0o755, false).is_err());
+    // The destination itself was named by the person.
+    assert!(local::make_directory(path, 0o755, true).is_ok());
+}
+
+#[test]
+fn a_directory_can_be_filled_whatever_its_mode() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d");
+    local::make_directory(path.to_str().unwrap(), 0o2555, false).unwrap();
+    let mode = fs_err::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755);
+}

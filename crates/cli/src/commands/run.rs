@@ -1,0 +1,126 @@
+//! `tombolo run`: one sandbox, one command, its output and exit code.
+
+use std::time::Duration;
+
+use tombolo_api::native::{INFO_PATH, ServerInfo};
+use tombolo_diag::ExitCode;
+
+use super::{block_on, sandbox};
+use crate::attach::{self, Mode};
+use crate::cli::RunArgs;
+use crate::client::process::{SpawnOptions, Stdin};
+use crate::client::{Connection, CreateConfig, RestClient};
+use crate::config::{Isolation, keys};
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::{local, output, up, wire};
+
+/// The exit code when the time is up, as `timeout(1)` has it.
+const TIMED_OUT: u8 = 124;
+/// How much later than the command's own deadline the server's backstop is.
+const BACKSTOP: Duration = Duration::from_secs(30);
+
+pub(super) fn run(context: &Context, args: RunArgs) -> Outcome<u8> {
+    let isolation = args.isolation.as_deref().map(parse_isolation).transpose()?;
+    // What was typed is checked before anything is made.
+    wire::variables(&args.env, &context.environment)?;
+    let named = args
+        .server
+        .endpoint
+        .as_deref()
+        .or_else(|| context.environment.get(keys::ENDPOINT_VARIABLE));
+    let client = match named {
+        Some(_) => block_on(local::connect(context, named))?,
+        None => up::ensure_running(context, isolation)?,
+    };
+    block_on(async {
+        check_isolation(&client, isolation).await?;
+        in_new_sandbox(context, &client, args).await
+    })
+}
+
+fn parse_isolation(given: &str) -> Outcome<Isolation> {
+    match keys::ISOLATION.kind.parse(given) {
+        Ok(crate::config::Value::Isolation(isolation)) => Ok(isolation),
+        _ => Err(Failure::message(
+            ExitCode::Usage,
+            format!("--isolation cannot be \"{given}\""),
+        )
+        .hint(format!("it takes {}", keys::ISOLATION.kind))),
+    }
+}
+
+/// A person who insists on one kind must not silently get the other.
+async fn check_isolation(client: &RestClient, wanted: Option<Isolation>) -> Outcome {
+    let wanted = match wanted {
+        None | Some(Isolation::Auto) => return Ok(()),
+        Some(Isolation::Kvm) => "kvm",
+        Some(Isolation::Emulated) => "emulated",
+    };
+    let info: ServerInfo = client.get(INFO_PATH).await.map_err(wire::refused)?;
+    match info.node {
+        Some(node) if node.isolation == wanted => Ok(()),
+        Some(node) => Err(Failure::message(
+            ExitCode::Unavailable,
+            format!(
+                "the server runs its sandboxes with isolation {}, not {wanted}: {}",
+                node.isolation, node.isolation_reason
+            ),
+        )
+        .hint(format!(
+            "stop it and start \"tombolo up --isolation {wanted}\"; \"tombolo doctor\" says what \
+             this machine can do"
+        ))),
+        None => Err(
+            Failure::message(ExitCode::Unavailable, "the server has lost its node")
+                .hint("try again in a moment"),
+        ),
+    }
+}
+
+async fn in_new_sandbox(context: &Context, client: &RestClient, args: RunArgs) -> Outcome<u8> {
+    let mode = Mode::choose(args.tty, args.no_tty);
+    let config = CreateConfig {
+        memory_mb: args.memory,
+        // Without a limit the sandbox lives as long as this connection, so it
+        // ends even if this command is killed.
+        timeout: args
+            .timeout
+            .map(|timeout| sandbox::lifetime(timeout + BACKSTOP)),
+        ..CreateConfig::default()
+    };
+    let connection = Connection::create(client.endpoint(), client.token(), &config)
+        .await
+        .map_err(wire::not_connected)?;
+    let env = wire::variables(&args.env, &context.environment)?;
+    let mut words = args.command.into_iter();
+    let options = SpawnOptions {
+        command: words.next().unwrap_or_default(),
+        args: words.collect(),
+        env: sandbox::with_terminal(env, context, mode),
+        cwd: args.cwd,
+        stdin: Stdin::Piped,
+        terminal: None,
+    };
+    let attended = attach::run(&connection, options, mode);
+    let finished = match args.timeout {
+        None => Some(attended.await),
+        Some(limit) => tokio::time::timeout(limit, attended).await.ok(),
+    };
+    throw_away(client, connection).await;
+    if let Some(status) = finished {
+        return Ok(sandbox::exit_code(&status?));
+    }
+    let limit = humantime::format_duration(args.timeout.unwrap_or_default());
+    output::tell(&format!("tombolo: the command was ended after {limit}"));
+    Ok(TIMED_OUT)
+}
+
+/// Ends the sandbox. The command's own outcome is what matters by now.
+async fn throw_away(client: &RestClient, connection: Connection) {
+    let path = format!("/api/v3/sandbox/{}", connection.sandbox());
+    if let Err(error) = client.delete(&path).await {
+        tracing::warn!(%error, "the sandbox could not be ended; the server ends it by itself");
+    }
+    connection.close().await;
+}

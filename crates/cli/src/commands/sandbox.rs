@@ -1,0 +1,261 @@
+//! `tombolo sandbox …`: everything but `copy`, which has its own module.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use http::Method;
+use serde_json::json;
+use tombolo_api::native::{SANDBOXES_PATH, SandboxPhase, SandboxRow};
+use tombolo_api::sandbox::StopAt;
+use tombolo_diag::ExitCode;
+use tombolo_ids::UnixMillis;
+
+use super::{OK, copy};
+use crate::attach::{self, Mode};
+use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
+use crate::client::process::{SpawnOptions, Stdin, WaitResult};
+use crate::client::{Connection, CreateConfig, RestClient};
+use crate::config::keys;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::{local, output, terminal, wire};
+
+/// How many sandboxes are ended at the same time.
+const KILLS_AT_ONCE: usize = 8;
+
+pub(super) async fn sandbox(context: &Context, command: SandboxCommand) -> Outcome<u8> {
+    match command {
+        SandboxCommand::Create(args) => create(context, args).await.map(|()| OK),
+        SandboxCommand::List(args) => list(context, &args).await.map(|()| OK),
+        SandboxCommand::Exec(args) => exec(context, args).await,
+        SandboxCommand::Shell(args) => shell(context, args).await,
+        SandboxCommand::Copy(args) => copy::copy(context, &args).await.map(|()| OK),
+        SandboxCommand::Extend(args) => extend(context, &args).await.map(|()| OK),
+        SandboxCommand::Kill(args) => kill(context, &args).await,
+    }
+}
+
+/// The server that was named by flag or variable, or the local one.
+pub(super) async fn client(
+    context: &Context,
+    args: &crate::cli::ServerArgs,
+) -> Outcome<RestClient> {
+    let named = args
+        .endpoint
+        .as_deref()
+        .or_else(|| context.environment.get(keys::ENDPOINT_VARIABLE));
+    local::connect(context, named).await
+}
+
+async fn create(context: &Context, args: CreateArgs) -> Outcome {
+    let config = CreateConfig {
+        memory_mb: args.memory,
+        timeout: Some(lifetime(args.timeout)),
+        labels: wire::labels(&args.label)?,
+        env: wire::variables(&args.env, &context.environment)?,
+    };
+    let client = client(context, &args.server).await?;
+    let connection = Connection::create(client.endpoint(), client.token(), &config)
+        .await
+        .map_err(wire::not_connected)?;
+    let id = connection.sandbox().to_owned();
+    connection.close().await;
+    if args.json {
+        output::json(&json!({ "id": id }))
+    } else {
+        output::data(&id)
+    }
+}
+
+/// A duration as the create configuration has it: whole seconds, at least one.
+pub(super) fn lifetime(duration: Duration) -> String {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    format!("{}s", seconds.max(1))
+}
+
+async fn list(context: &Context, args: &ListArgs) -> Outcome {
+    let labels = wire::labels(&args.label)?;
+    let client = client(context, &args.server).await?;
+    let mut rows: Vec<SandboxRow> = client.get(SANDBOXES_PATH).await.map_err(wire::refused)?;
+    rows.retain(|row| {
+        let has_labels = labels
+            .iter()
+            .all(|(key, value)| row.labels.get(key) == Some(value));
+        has_labels && (!args.running || row.state != SandboxPhase::Stopped)
+    });
+    if args.json {
+        return output::json(&rows);
+    }
+    let head = ["ID", "STATE", "MEMORY", "CREATED", "ENDS", "LABELS"];
+    output::table(&head, rows.iter().map(row_cells).collect())
+}
+
+fn row_cells(row: &SandboxRow) -> Vec<String> {
+    let state = match (&row.state, &row.reason) {
+        (SandboxPhase::Stopped, Some(reason)) => format!("stopped ({reason})"),
+        (phase, _) => format!("{phase:?}").to_lowercase(),
+    };
+    let labels: Vec<_> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    vec![
+        row.id.to_string(),
+        state,
+        format!("{} MiB", row.memory_mib.0),
+        moment(row.created_at_ms),
+        moment(row.stopped_at_ms.unwrap_or(row.deadline_ms)),
+        labels.join(" "),
+    ]
+}
+
+/// A moment to the second, in UTC.
+pub(super) fn moment(at: UnixMillis) -> String {
+    match jiff::Timestamp::from_millisecond(at.0) {
+        Ok(at) => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        Err(_out_of_range) => at.0.to_string(),
+    }
+}
+
+async fn exec(context: &Context, args: ExecArgs) -> Outcome<u8> {
+    let mode = Mode::choose(args.tty, args.no_tty);
+    let mut words = args.command.into_iter();
+    let options = SpawnOptions {
+        command: words.next().unwrap_or_default(),
+        args: words.collect(),
+        env: with_terminal(
+            wire::variables(&args.env, &context.environment)?,
+            context,
+            mode,
+        ),
+        cwd: args.cwd,
+        stdin: Stdin::Piped,
+        terminal: None,
+    };
+    attend(context, &args.server, &args.id, options, mode).await
+}
+
+async fn shell(context: &Context, args: ShellArgs) -> Outcome<u8> {
+    if !terminal::is_attached() {
+        return Err(
+            Failure::message(ExitCode::Usage, "a shell needs a terminal at both ends").hint(
+                format!(
+                    "for a script, use \"tombolo sandbox exec {} -- bash -s\"",
+                    args.id
+                ),
+            ),
+        );
+    }
+    let options = SpawnOptions {
+        command: "bash".to_owned(),
+        args: vec!["-l".to_owned()],
+        env: with_terminal(std::collections::BTreeMap::new(), context, Mode::Terminal),
+        cwd: args.cwd,
+        stdin: Stdin::Piped,
+        terminal: None,
+    };
+    attend(context, &args.server, &args.id, options, Mode::Terminal).await
+}
+
+/// Programs draw for the terminal that the person has.
+pub(super) fn with_terminal(
+    mut env: std::collections::BTreeMap<String, String>,
+    context: &Context,
+    mode: Mode,
+) -> std::collections::BTreeMap<String, String> {
+    if let (Mode::Terminal, Some(terminal)) = (mode, context.environment.get("TERM")) {
+        env.entry("TERM".to_owned())
+            .or_insert_with(|| terminal.to_owned());
+    }
+    env
+}
+
+async fn attend(
+    context: &Context,
+    server: &crate::cli::ServerArgs,
+    id: &str,
+    options: SpawnOptions,
+    mode: Mode,
+) -> Outcome<u8> {
+    let id = wire::sandbox_id(id)?;
+    let client = client(context, server).await?;
+    let connection = Connection::connect(client.endpoint(), client.token(), id.as_str())
+        .await
+        .map_err(wire::not_connected)?;
+    let status = attach::run(&connection, options, mode).await;
+    connection.close().await;
+    Ok(exit_code(&status?))
+}
+
+/// The code to exit with, and a word about what a code cannot say.
+pub(super) fn exit_code(status: &WaitResult) -> u8 {
+    if let Some(confidence) = status.oom {
+        let surely = match confidence {
+            crate::client::process::OomConfidence::HighConfidence => "was",
+            crate::client::process::OomConfidence::LowConfidence => "may have been",
+        };
+        output::tell(&format!(
+            "tombolo: the command {surely} killed because the sandbox ran out of memory; \
+             give it more with --memory"
+        ));
+    }
+    u8::try_from(status.code).unwrap_or(u8::MAX)
+}
+
+async fn extend(context: &Context, args: &ExtendArgs) -> Outcome {
+    let id = wire::sandbox_id(&args.id)?;
+    let client = client(context, &args.server).await?;
+    let now = UnixMillis(jiff::Timestamp::now().as_millisecond());
+    let asked = StopAt {
+        stop_at_ms: now.plus(args.duration),
+    };
+    let granted: StopAt = client
+        .send(Method::PATCH, &format!("/api/v3/sandbox/{id}"), &asked)
+        .await
+        .map_err(wire::refused)?;
+    if args.json {
+        return output::json(&granted);
+    }
+    output::data(&moment(granted.stop_at_ms))
+}
+
+async fn kill(context: &Context, args: &KillArgs) -> Outcome<u8> {
+    let mut ids = Vec::new();
+    for id in &args.ids {
+        ids.push(wire::sandbox_id(id)?);
+    }
+    let client = client(context, &args.server).await?;
+    if args.all {
+        let rows: Vec<SandboxRow> = client.get(SANDBOXES_PATH).await.map_err(wire::refused)?;
+        let running = rows
+            .into_iter()
+            .filter(|row| row.state != SandboxPhase::Stopped);
+        ids = running.map(|row| row.id).collect();
+    }
+    let client = &client;
+    let results: Vec<_> = stream::iter(ids)
+        .map(|id| async move {
+            let killed = client.delete(&format!("/api/v3/sandbox/{id}")).await;
+            (id, killed)
+        })
+        .buffered(KILLS_AT_ONCE)
+        .collect()
+        .await;
+    let mut killed = Vec::new();
+    let mut worst = OK;
+    for (id, result) in results {
+        match result {
+            Ok(()) => killed.push(id),
+            Err(error) => {
+                let failure = wire::refused(error).context(format!("{id} is not ended"));
+                worst = failure.code().code();
+                output::tell(&failure.report());
+            }
+        }
+    }
+    if args.json {
+        output::json(&json!({ "killed": killed }))?;
+    } else {
+        for id in killed {
+            output::data(id.as_str())?;
+        }
+    }
+    Ok(worst)
+}

@@ -1,0 +1,20 @@
+//! `tombolo setup`.
+
+use crate::cli::SetupArgs;
+use crate::context::Context;
+use crate::failure::Outcome;
+use crate::{output, provision};
+
+pub(super) fn setup(context: &Context, args: &SetupArgs) -> Outcome {
+    crate::context::require_root("set-up")?;
+    let settings = context.settings(&args.settings.flags())?;
+    let artefacts = provision::provision(context, &settings)?;
+    if args.json {
+        return output::json(&artefacts);
+    }
+    output::tell(&format!(
+        "everything is there, under {}",
+        context.state.root().display()
+    ));
+    Ok(())
+}

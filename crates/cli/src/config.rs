@@ -1,0 +1,223 @@
+//! What a person may set, and where: a flag goes before an environment
+//! variable, that before the configuration file, that before the default.
+//! Every value is checked against its bounds whatever it came from, and an
+//! error names the place.
+
+mod file;
+pub(crate) mod keys;
+pub(crate) mod reference;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::environment::Environment;
+use keys::{KEYS, Key};
+pub(crate) use value::{Isolation, RunAs, Value, ValueError};
+
+/// The settings of a server and its node, complete and checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) isolation: Isolation,
+    pub(crate) pool_size: usize,
+    pub(crate) default_memory_mib: u32,
+    pub(crate) memory_mib_min: u32,
+    pub(crate) memory_mib_max: u32,
+    pub(crate) vcpu_count: u32,
+    pub(crate) disk_bytes: u64,
+    pub(crate) sandbox_limit: usize,
+    pub(crate) memory_limit_mib: u64,
+    pub(crate) lifetime_max: Duration,
+    pub(crate) session_grace: Duration,
+    pub(crate) run_as: RunAs,
+}
+
+/// Values given as flags, by the name of their key.
+pub(crate) type Flags = BTreeMap<&'static str, String>;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Flag(String),
+    Variable(&'static str),
+    File(std::path::PathBuf),
+    Default,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(formatter, "the flag {flag}"),
+            Self::Variable(name) => write!(formatter, "the variable {name}"),
+            Self::File(path) => write!(formatter, "{}", path.display()),
+            Self::Default => formatter.write_str("the default"),
+        }
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("the configuration file cannot be read")]
+    Read(#[source] std::io::Error),
+    #[error("{} is not valid TOML", path.display())]
+    Syntax {
+        path: std::path::PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("{} has the key \"{key}\", which does not exist", path.display())]
+    UnknownKey {
+        path: std::path::PathBuf,
+        key: String,
+    },
+    #[error("{key} = {given} (from {origin}) is not possible")]
+    Value {
+        key: &'static str,
+        given: String,
+        origin: Origin,
+        #[source]
+        source: ValueError,
+    },
+    #[error("{low} = {low_value} is more than {high} = {high_value}")]
+    Order {
+        low: &'static str,
+        low_value: u64,
+        high: &'static str,
+        high_value: u64,
+    },
+}
+
+impl ConfigError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Read(_) => "check the path given by --config or TOMBOLO_CONFIG".to_owned(),
+            Self::Syntax { .. } => {
+                "write one `key = value` a line; text in double quotes".to_owned()
+            }
+            Self::UnknownKey { key, .. } => match keys::nearest(key) {
+                Some(near) => format!("did you mean \"{}\"?", near.name),
+                None => format!("the keys are: {}", keys::names()),
+            },
+            Self::Value { key, .. } => match keys::find(key) {
+                Some(key) => format!("{} takes {}", key.name, key.kind),
+                None => "see docs/reference/configuration.md".to_owned(),
+            },
+            Self::Order { low, high, .. } => format!("raise {high} or lower {low}"),
+        }
+    }
+}
+
+/// What the machine has, as far as defaults depend on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine {
+    pub(crate) memory_mib: u64,
+}
+
+impl Settings {
+    /// Puts together what was given.
+    pub(crate) fn resolve(
+        flags: &Flags,
+        environment: &Environment,
+        file: ConfigFile<'_>,
+        machine: Machine,
+    ) -> Result<Self, ConfigError> {
+        let in_file = file::read(file)?;
+        let value = |key: &'static Key| -> Result<Value, ConfigError> {
+            let (given, origin) = given(key, flags, environment, &in_file, machine);
+            key.kind.parse(&given).map_err(|source| ConfigError::Value {
+                key: key.name,
+                given,
+                origin,
+                source,
+            })
+        };
+        let settings = Self {
+            listen: value(&keys::LISTEN)?.address(),
+            isolation: value(&keys::ISOLATION)?.isolation(),
+            pool_size: value(&keys::POOL_SIZE)?.size(),
+            default_memory_mib: value(&keys::DEFAULT_MEMORY_MIB)?.small(),
+            memory_mib_min: value(&keys::MEMORY_MIB_MIN)?.small(),
+            memory_mib_max: value(&keys::MEMORY_MIB_MAX)?.small(),
+            vcpu_count: value(&keys::VCPU_COUNT)?.small(),
+            disk_bytes: value(&keys::DISK_GIB)?.integer() * (1 << 30),
+            sandbox_limit: value(&keys::SANDBOX_LIMIT)?.size(),
+            memory_limit_mib: value(&keys::MEMORY_LIMIT_MIB)?.integer(),
+            lifetime_max: value(&keys::LIFETIME_MAX)?.duration(),
+            session_grace: value(&keys::SESSION_GRACE)?.duration(),
+            run_as: value(&keys::RUN_AS)?.run_as(),
+        };
+        settings.check_order()?;
+        Ok(settings)
+    }
+
+    fn check_order(&self) -> Result<(), ConfigError> {
+        let at_most = |low: (&'static str, u64), high: (&'static str, u64)| {
+            if low.1 <= high.1 {
+                return Ok(());
+            }
+            Err(ConfigError::Order {
+                low: low.0,
+                low_value: low.1,
+                high: high.0,
+                high_value: high.1,
+            })
+        };
+        let default = (
+            keys::DEFAULT_MEMORY_MIB.name,
+            u64::from(self.default_memory_mib),
+        );
+        let min = (keys::MEMORY_MIB_MIN.name, u64::from(self.memory_mib_min));
+        let max = (keys::MEMORY_MIB_MAX.name, u64::from(self.memory_mib_max));
+        at_most(min, default)?;
+        at_most(default, max)
+    }
+}
+
+/// The configuration file: one that was named must be there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ConfigFile<'a> {
+    Named(&'a Path),
+    Usual(&'a Path),
+}
+
+fn given(
+    key: &'static Key,
+    flags: &Flags,
+    environment: &Environment,
+    in_file: &file::FileValues,
+    machine: Machine,
+) -> (String, Origin) {
+    if let Some(value) = flags.get(key.name) {
+        return (value.clone(), Origin::Flag(key.flag()));
+    }
+    if let Some(value) = environment.get(key.variable) {
+        return (value.to_owned(), Origin::Variable(key.variable));
+    }
+    if let Some(value) = in_file.values.get(key.name) {
+        return (value.clone(), Origin::File(in_file.path.clone()));
+    }
+    (key.default.of(machine), Origin::Default)
+}
+
+/// Variables that look like ours and are not; most likely misspelt.
+pub(crate) fn unknown_variables(environment: &Environment) -> Vec<String> {
+    environment
+        .names("TOMBOLO_")
+        .filter(|name| {
+            let is_key = KEYS.iter().any(|key| key.variable == *name);
+            let is_other = keys::OTHER_VARIABLES.iter().any(|(other, _)| other == name);
+            !is_key && !is_other && !name.starts_with(keys::TEST_PREFIX)
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! Every key there is: its names, its bounds, its default, what it means. The
+//! reference page and the help of the flags are made from this table.
+
+use std::time::Duration;
+
+use super::Machine;
+use super::value::Kind;
+
+/// One thing that can be set.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// In the configuration file.
+    pub(crate) name: &'static str,
+    /// In the environment.
+    pub(crate) variable: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) default: Default,
+    pub(crate) meaning: &'static str,
+}
+
+/// What holds when nothing is set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Default {
+    Fixed(&'static str),
+    /// So many times the memory of the machine, in MiB.
+    TimesMemory(u64),
+}
+
+impl Default {
+    pub(crate) fn of(self, machine: Machine) -> String {
+        match self {
+            Self::Fixed(value) => value.to_owned(),
+            Self::TimesMemory(times) => machine
+                .memory_mib
+                .saturating_mul(times)
+                .clamp(MEMORY_LIMIT_MIN_MIB, MEMORY_LIMIT_MAX_MIB)
+                .to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Default {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(value) => formatter.write_str(value),
+            Self::TimesMemory(times) => write!(formatter, "{times} times the machine's memory"),
+        }
+    }
+}
+
+impl Key {
+    /// On the command line.
+    pub(crate) fn flag(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+}
+
+const MEMORY_LIMIT_MIN_MIB: u64 = 256;
+const MEMORY_LIMIT_MAX_MIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_mins(1);
+
+pub(crate) const LISTEN: Key = Key {
+    name: "listen",
+    variable: "TOMBOLO_LISTEN",
+    kind: Kind::Address,
+    default: Default::Fixed("127.0.0.1:8590"),
+    meaning: "Where the server listens. There is no TLS: use another address than a loopback \
+              one only behind something that adds it.",
+};
+
+pub(crate) const ISOLATION: Key = Key {
+    name: "isolation",
+    variable: "TOMBOLO_ISOLATION",
+    kind: Kind::Isolation,
+    default: Default::Fixed("auto"),
+    meaning: "What runs the virtual machines: hardware virtualisation (kvm), software (emulated), \
+              or hardware where it works and software elsewhere (auto).",
+};
+
+pub(crate) const POOL_SIZE: Key = Key {
+    name: "pool_size",
+    variable: "TOMBOLO_POOL_SIZE",
+    kind: Kind::Integer { min: 0, max: 64 },
+    default: Default::Fixed("4"),
+    meaning: "How many restored virtual machines wait for the next sandbox. 0 keeps none.",
+};
+
+pub(crate) const DEFAULT_MEMORY_MIB: Key = Key {
+    name: "default_memory_mib",
+    variable: "TOMBOLO_DEFAULT_MEMORY_MIB",
+    kind: Kind::Integer {
+        min: 256,
+        max: 65_536,
+    },
+    default: Default::Fixed("1280"),
+    meaning: "The memory of a sandbox that asks for none, in MiB.",
+};
+
+pub(crate) const MEMORY_MIB_MIN: Key = Key {
+    name: "memory_mib_min",
+    variable: "TOMBOLO_MEMORY_MIB_MIN",
+    kind: Kind::Integer {
+        min: 256,
+        max: 65_536,
+    },
+    default: Default::Fixed("768"),
+    meaning: "The least memory a sandbox may ask for, in MiB.",
+};
+
+pub(crate) const MEMORY_MIB_MAX: Key = Key {
+    name: "memory_mib_max",
+    variable: "TOMBOLO_MEMORY_MIB_MAX",
+    kind: Kind::Integer {
+        min: 256,
+        max: 65_536,
+    },
+    default: Default::Fixed("4096"),
+    meaning: "The most memory a sandbox may ask for, in MiB.",
+};
+
+pub(crate) const VCPU_COUNT: Key = Key {
+    name: "vcpu_count",
+    variable: "TOMBOLO_VCPU_COUNT",
+    kind: Kind::Integer { min: 1, max: 64 },
+    default: Default::Fixed("2"),
+    meaning: "The processors of a sandbox.",
+};
+
+pub(crate) const DISK_GIB: Key = Key {
+    name: "disk_gib",
+    variable: "TOMBOLO_DISK_GIB",
+    kind: Kind::Integer { min: 10, max: 1024 },
+    default: Default::Fixed("10"),
+    meaning: "The disk of a sandbox, in GiB. It takes room on the machine only for what is written.",
+};
+
+pub(crate) const SANDBOX_LIMIT: Key = Key {
+    name: "sandbox_limit",
+    variable: "TOMBOLO_SANDBOX_LIMIT",
+    kind: Kind::Integer {
+        min: 1,
+        max: 10_000,
+    },
+    default: Default::Fixed("100"),
+    meaning: "How many sandboxes may run at once.",
+};
+
+pub(crate) const MEMORY_LIMIT_MIB: Key = Key {
+    name: "memory_limit_mib",
+    variable: "TOMBOLO_MEMORY_LIMIT_MIB",
+    kind: Kind::Integer {
+        min: MEMORY_LIMIT_MIN_MIB,
+        max: MEMORY_LIMIT_MAX_MIB,
+    },
+    default: Default::TimesMemory(8),
+    meaning: "How much memory may be promised to all running sandboxes together, in MiB. Sandboxes \
+              share the pages of the template they start from and own only what they change, so \
+              promising more than the machine has is normal.",
+};
+
+pub(crate) const LIFETIME_MAX: Key = Key {
+    name: "lifetime_max",
+    variable: "TOMBOLO_LIFETIME_MAX",
+    kind: Kind::Duration {
+        min: MINUTE,
+        max: Duration::from_hours(30 * 24),
+    },
+    default: Default::Fixed("24h"),
+    meaning: "The longest a sandbox may live, extensions included.",
+};
+
+pub(crate) const SESSION_GRACE: Key = Key {
+    name: "session_grace",
+    variable: "TOMBOLO_SESSION_GRACE",
+    kind: Kind::Duration {
+        min: Duration::ZERO,
+        max: Duration::from_mins(10),
+    },
+    default: Default::Fixed("30s"),
+    meaning: "How long a sandbox that lives as long as its session waits for a connection that broke.",
+};
+
+pub(crate) const RUN_AS: Key = Key {
+    name: "run_as",
+    variable: "TOMBOLO_RUN_AS",
+    kind: Kind::RunAs,
+    // Between the ranges that Debian and systemd give out on demand.
+    default: Default::Fixed("60790:60790"),
+    meaning: "The user and the group, as numbers, that the public server runs as. They need no \
+              entry in any user database.",
+};
+
+/// Every key, in the order of the reference page.
+pub(crate) const KEYS: &[&Key] = &[
+    &LISTEN,
+    &ISOLATION,
+    &POOL_SIZE,
+    &DEFAULT_MEMORY_MIB,
+    &MEMORY_MIB_MIN,
+    &MEMORY_MIB_MAX,
+    &VCPU_COUNT,
+    &DISK_GIB,
+    &SANDBOX_LIMIT,
+    &MEMORY_LIMIT_MIB,
+    &LIFETIME_MAX,
+    &SESSION_GRACE,
+    &RUN_AS,
+];
+
+/// The directory that holds everything Tombolo keeps.
+pub(crate) const STATE_DIR_VARIABLE: &str = "TOMBOLO_STATE_DIR";
+/// The default of [`STATE_DIR_VARIABLE`].
+pub(crate) const STATE_DIR_DEFAULT: &str = "/var/lib/tombolo";
+/// The configuration file, if it is not `config.toml` in the state directory.
+pub(crate) const CONFIG_VARIABLE: &str = "TOMBOLO_CONFIG";
+/// The server to talk to, if it is not the one of the state directory.
+pub(crate) const ENDPOINT_VARIABLE: &str = "TOMBOLO_ENDPOINT";
+/// The token for [`ENDPOINT_VARIABLE`].
+pub(crate) const TOKEN_VARIABLE: &str = "TOMBOLO_TOKEN";
+/// Which log lines to write.
+pub(crate) const LOG_VARIABLE: &str = "TOMBOLO_LOG";
+/// `json` for one JSON object a line.
+pub(crate) const LOG_FORMAT_VARIABLE: &str = "TOMBOLO_LOG_FORMAT";
+
+/// The variables that are no keys of the configuration file.
+pub(crate) const OTHER_VARIABLES: &[(&str, &str)] = &[
+    (
+        STATE_DIR_VARIABLE,
+        "The directory that holds everything Tombolo keeps. Default: `/var/lib/tombolo`.",
+    ),
+    (
+        CONFIG_VARIABLE,
+        "The configuration file. Default: `config.toml` in the state directory, if it is there.",
+    ),
+    (
+        ENDPOINT_VARIABLE,
+        "The server to talk to, such as `http://127.0.0.1:8590`. Default: the one that runs on the \
+         state directory.",
+    ),
+    (
+        TOKEN_VARIABLE,
+        "The token for the server named by `TOMBOLO_ENDPOINT`.",
+    ),
+    (
+        LOG_VARIABLE,
+        "Which log lines to write, such as `info,tombolo_server=debug`. Default: `warn`, and `info` \
+         for `tombolo up`.",
+    ),
+    (
+        LOG_FORMAT_VARIABLE,
+        "`json` for one JSON object a line, `text` for people. Default: `text`.",
+    ),
+];
+
+/// What the project's own tests are told by.
+pub(crate) const TEST_PREFIX: &str = "TOMBOLO_TEST_";
+
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().copied().find(|key| key.name == name)
+}
+
+/// The key that a misspelt one most likely means.
+pub(super) fn nearest(misspelt: &str) -> Option<&'static Key> {
+    const DISTANCE_MAX: usize = 4;
+    KEYS.iter()
+        .map(|key| (edit_distance(key.name, misspelt), *key))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= DISTANCE_MAX)
+        .map(|(_, key)| key)
+}
+
+pub(super) fn names() -> String {
+    let names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+    names.join(", ")
+}
+
+fn edit_distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, from) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = above + 1;
+        for (at, to) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[at + 1];
+            row[at + 1] = replaced.min(row[at] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}

@@ -1,0 +1,49 @@
+//! Giving up what a process does not need. The public server calls this
+//! before it opens the network, and cannot go back.
+
+use nix::unistd::{Gid, Uid};
+
+use crate::config::RunAs;
+
+/// Why privileges could not be given up. Going on would be worse.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot become the user {run_as}: {step} failed")]
+pub(crate) struct DropError {
+    run_as: RunAs,
+    step: &'static str,
+    #[source]
+    source: nix::Error,
+}
+
+/// Becomes this user and this group for good: no supplementary groups, no
+/// capabilities, no way to gain any, and no core dumps for others to read.
+pub(crate) fn drop_to(run_as: RunAs) -> Result<(), DropError> {
+    let failed = |step| {
+        move |source| DropError {
+            run_as,
+            step,
+            source,
+        }
+    };
+    let (uid, gid) = (Uid::from_raw(run_as.uid), Gid::from_raw(run_as.gid));
+    if Uid::effective().is_root() {
+        nix::unistd::setgroups(&[]).map_err(failed("setgroups"))?;
+        nix::unistd::setresgid(gid, gid, gid).map_err(failed("setresgid"))?;
+        nix::unistd::setresuid(uid, uid, uid).map_err(failed("setresuid"))?;
+    }
+    nix::sys::prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
+    nix::sys::prctl::set_dumpable(false).map_err(failed("dumpable"))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    Ok(())
+}
+
+/// Many sandboxes are many sockets: takes as many descriptors as the system
+/// lets this process have.
+pub(crate) fn raise_descriptor_limit() {
+    let resource = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let raised = nix::sys::resource::getrlimit(resource)
+        .and_then(|(_, hard)| nix::sys::resource::setrlimit(resource, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}

@@ -1,0 +1,299 @@
+//! The state directory: which file is where, who may read it, and how it is
+//! written. Set-up and the node have their own directories beside these.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use serde::{Deserialize, Serialize};
+
+/// The longest path of a unix socket that Linux takes.
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+/// Where everything that Tombolo keeps is.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+}
+
+/// What `tombolo up` tells other commands, in `run/server.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Running {
+    pub(crate) url: String,
+    /// Of `tombolo up` itself.
+    pub(crate) pid: u32,
+    pub(crate) server_pid: u32,
+    pub(crate) node_pid: u32,
+    pub(crate) version: String,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("the state directory cannot be used")]
+    Io(#[from] std::io::Error),
+    #[error("{} is not understood", path.display())]
+    Content {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the path {} is {len} bytes long, and a socket's may be {SOCKET_PATH_LEN_MAX}", path.display())]
+    SocketPath { path: PathBuf, len: usize },
+    #[error("{} lets no other user pass, and the server runs as one", directory.display())]
+    Closed { directory: PathBuf },
+}
+
+impl StateDir {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// The token of the default organisation, for `tombolo run` and the like.
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.root.join("token")
+    }
+
+    /// What lives only as long as `tombolo up`.
+    fn run_dir(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub(crate) fn running_file(&self) -> PathBuf {
+        self.run_dir().join("server.json")
+    }
+
+    pub(crate) fn admin_token_file(&self) -> PathBuf {
+        self.run_dir().join("admin-token")
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.run_dir().join("up.lock")
+    }
+
+    /// What a `tombolo up` without a terminal says.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.run_dir().join("up.log")
+    }
+
+    pub(crate) fn node_socket(&self) -> PathBuf {
+        self.run_dir().join("node.sock")
+    }
+
+    /// The server's own directory; the only one it can write to.
+    pub(crate) fn server_dir(&self) -> PathBuf {
+        self.root.join("server")
+    }
+
+    pub(crate) fn database_file(&self) -> PathBuf {
+        self.server_dir().join("tombolo.db")
+    }
+
+    /// Makes the directories that `up` needs. `owner` is who the server runs
+    /// as: it passes through here, reads nothing, and owns its own directory.
+    pub(crate) fn prepare(&self, owner: crate::config::RunAs) -> Result<(), StateError> {
+        for directory in [self.root.clone(), self.run_dir(), self.server_dir()] {
+            fs::create_dir_all(&directory)?;
+        }
+        fs::set_permissions(&self.root, std::fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(self.run_dir(), std::fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(self.server_dir(), std::fs::Permissions::from_mode(0o700))?;
+        self.give_to(owner)?;
+        self.check_socket()?;
+        self.check_passage()
+    }
+
+    /// The owner of the server's files may have changed since the last time.
+    fn give_to(&self, owner: crate::config::RunAs) -> Result<(), StateError> {
+        let (uid, gid) = (Some(owner.uid), Some(owner.gid));
+        fs::os::unix::fs::chown(self.server_dir(), uid, gid)?;
+        for entry in fs::read_dir(self.server_dir())? {
+            fs::os::unix::fs::lchown(entry?.path(), uid, gid)?;
+        }
+        Ok(())
+    }
+
+    fn check_socket(&self) -> Result<(), StateError> {
+        let path = self.node_socket();
+        let len = path.as_os_str().len();
+        if len > SOCKET_PATH_LEN_MAX {
+            return Err(StateError::SocketPath { path, len });
+        }
+        Ok(())
+    }
+
+    /// The server reaches its files by path, so every directory above has to
+    /// let it pass.
+    fn check_passage(&self) -> Result<(), StateError> {
+        let root = fs::canonicalize(&self.root)?;
+        for directory in root.ancestors() {
+            if fs::metadata(directory)?.permissions().mode() & 0o001 == 0 {
+                return Err(StateError::Closed {
+                    directory: directory.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn running(&self) -> Result<Option<Running>, StateError> {
+        let path = self.running_file();
+        let Some(text) = read_if_there(&path)? else {
+            return Ok(None);
+        };
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|source| StateError::Content { path, source })
+    }
+
+    pub(crate) fn write_running(&self, running: &Running) -> Result<(), StateError> {
+        let path = self.running_file();
+        let text = serde_json::to_string(running).map_err(|source| StateError::Content {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(write(&path, &text, 0o644)?)
+    }
+
+    /// Forgets the running server.
+    pub(crate) fn remove_running(&self) -> Result<(), StateError> {
+        for path in [self.running_file(), self.admin_token_file()] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text of a file, or nothing if there is no such file.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, std::io::Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a file whole or not at all, readable by its owner only.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), std::io::Error> {
+    write(path, text, 0o600)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), std::io::Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(temporary, path)
+}
+
+/// The right to be the one `tombolo up` of a state directory. It ends with
+/// the process, however that ends.
+#[derive(Debug)]
+pub(crate) struct UpLock {
+    _file: fs::File,
+}
+
+impl UpLock {
+    /// Takes the lock; nothing if another holds it.
+    pub(crate) fn take(state: &StateDir) -> Result<Option<Self>, StateError> {
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(state.lock_file())?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(StateError::Io(error.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_up_per_state_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::new(directory.path().to_owned());
+        fs::create_dir_all(state.run_dir()).unwrap();
+        let first = UpLock::take(&state).unwrap();
+        assert!(first.is_some());
+        assert!(UpLock::take(&state).unwrap().is_none());
+        drop(first);
+        assert!(UpLock::take(&state).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_running_server_is_written_read_and_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::new(directory.path().to_owned());
+        fs::create_dir_all(state.run_dir()).unwrap();
+        assert_eq!(state.running().unwrap(), None);
+        let running = Running {
+            url: "http://127.0.0.1:1".to_owned(),
+            pid: 1,
+            server_pid: 2,
+            node_pid: 3,
+            version: "0".to_owned(),
+        };
+        state.write_running(&running).unwrap();
+        assert_eq!(state.running().unwrap(), Some(running));
+        state.remove_running().unwrap();
+        state.remove_running().unwrap();
+        assert_eq!(state.running().unwrap(), None);
+        fs::write(state.running_file(), "{").unwrap();
+        assert!(matches!(state.running(), Err(StateError::Content { .. })));
+    }
+
+    #[test]
+    fn private_files_are_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        write_private(&path, "secret").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "secret");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_directory_the_server_cannot_reach_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let closed = directory.path().join("closed");
+        let state = StateDir::new(closed.join("state"));
+        fs::create_dir_all(state.root()).unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), open.clone()).unwrap();
+        fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let error = state.check_passage().unwrap_err();
+        assert!(
+            matches!(&error, StateError::Closed { directory } if directory.ends_with("closed"))
+        );
+        fs::set_permissions(&closed, open).unwrap();
+        state.check_passage().unwrap();
+    }
+}

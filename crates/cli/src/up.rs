@@ -1,0 +1,205 @@
+//! `tombolo up`: the supervisor of one machine. It gets what is missing,
+//! starts the node and the server, starts either again when it dies, and at
+//! the end takes everything down.
+//!
+//! An end in order (an interrupt, or SIGTERM) ends the sandboxes: whoever
+//! stops the server by hand expects the machine to be free afterwards. After
+//! any other end (`kill -9` of this process, of the server or of the node)
+//! the virtual machines are still there, because they are nobody's children,
+//! and the next node takes them over.
+
+mod background;
+mod child;
+mod fleet;
+mod tokens;
+
+use std::time::Duration;
+
+use futures_util::{TryStreamExt as _, stream};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tombolo_api::native::{INFO_PATH, SANDBOXES_PATH, SandboxPhase, SandboxRow, ServerInfo};
+use tombolo_diag::ExitCode;
+
+use crate::cli::UpArgs;
+use crate::client::RestClient;
+use crate::commands::block_on;
+use crate::config::Settings;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::state::UpLock;
+use crate::{local, output, provision};
+pub(crate) use background::ensure_running;
+use fleet::Fleet;
+
+/// How long an ephemeral server stays without sandboxes.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+/// How often an ephemeral server looks whether it has any.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
+/// How long the sandboxes may take to end when the server does.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many sandboxes are ended at the same time.
+const DRAINED_AT_ONCE: usize = 8;
+
+/// Runs the server of this machine until it is told to end.
+pub(crate) fn up(context: &Context, args: &UpArgs) -> Outcome {
+    crate::context::require_root("\"tombolo up\"")?;
+    let settings = context.settings(&args.settings.flags())?;
+    context
+        .state
+        .prepare(settings.run_as)
+        .map_err(state_failure)?;
+    let Some(_lock) = UpLock::take(&context.state)? else {
+        return Err(already_up(context));
+    };
+    context.state.remove_running()?;
+    provision::provision(context, &settings)?;
+    block_on(supervise(context, &settings, args))
+}
+
+fn state_failure(error: crate::state::StateError) -> Failure {
+    let hint = match &error {
+        crate::state::StateError::Closed { directory } => format!(
+            "choose another place with --state-dir, or let others pass: chmod o+x {}",
+            directory.display()
+        ),
+        crate::state::StateError::SocketPath { .. } => {
+            "choose a shorter path with --state-dir".to_owned()
+        }
+        _ => "choose another place with --state-dir".to_owned(),
+    };
+    Failure::new(ExitCode::System, error).hint(hint)
+}
+
+fn already_up(context: &Context) -> Failure {
+    let root = context.state.root().display();
+    let hint = match context.state.running() {
+        Ok(Some(running)) => format!(
+            "it is process {} and serves {}; stop it by: kill {}",
+            running.pid, running.url, running.pid
+        ),
+        _ => "wait until it has ended, or choose another --state-dir".to_owned(),
+    };
+    // A code of its own: whoever starts one in the background waits for the
+    // other instead.
+    Failure::message(
+        ExitCode::TryAgain,
+        format!("\"tombolo up\" runs on {root} already"),
+    )
+    .hint(hint)
+}
+
+/// What a person needs to point an SDK here.
+#[derive(Debug, Serialize)]
+struct Announcement {
+    url: String,
+    token: String,
+    isolation: String,
+}
+
+async fn supervise(context: &Context, settings: &Settings, args: &UpArgs) -> Outcome {
+    // Listened for before anything starts, so that an early interrupt is not
+    // the end of this process alone.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut stopped = std::pin::pin!(async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    });
+    let mut fleet = tokio::select! {
+        fleet = Fleet::start(context, settings) => fleet?,
+        () = &mut stopped => return Ok(()),
+    };
+    let served = tokio::select! {
+        served = serve(context, args, &mut fleet) => served,
+        () = &mut stopped => Ok(()),
+    };
+    output::tell("ending the sandboxes and the server");
+    let drained = drain(context).await;
+    fleet.stop().await;
+    context.state.remove_running()?;
+    served.and(drained)
+}
+
+/// Ends only by itself: never, or when an ephemeral server has nothing to do.
+async fn serve(context: &Context, args: &UpArgs, fleet: &mut Fleet) -> Outcome {
+    let client = tokens::ensure_default(context).await?;
+    announce(&client, args).await?;
+    tokio::select! {
+        never = fleet.keep_alive(context) => never,
+        () = idle(&client), if args.ephemeral => Ok(()),
+    }
+}
+
+async fn announce(client: &RestClient, args: &UpArgs) -> Outcome {
+    let info: ServerInfo = client.get(INFO_PATH).await?;
+    let isolation = info
+        .node
+        .map_or_else(|| "unknown".to_owned(), |node| node.isolation);
+    let announcement = Announcement {
+        url: client.endpoint().to_string(),
+        token: client.token().reveal().to_owned(),
+        isolation,
+    };
+    if args.json {
+        return output::data(&serde_json::to_string(&announcement)?);
+    }
+    output::tell(&format!(
+        "Tombolo is up (isolation: {}). Point the SDKs here by:\n",
+        announcement.isolation
+    ));
+    let Announcement { url, token, .. } = announcement;
+    output::data(&format!(
+        "export DENO_DEPLOY_TOKEN={token}\n\
+         export DENO_SANDBOX_ENDPOINT={url}\n\
+         export DENO_DEPLOY_ENDPOINT={url}"
+    ))?;
+    output::tell("\nCtrl-C ends it and its sandboxes.");
+    Ok(())
+}
+
+/// Waits until there has been no sandbox for long enough.
+async fn idle(client: &RestClient) {
+    let mut idle_for = Duration::ZERO;
+    while idle_for < IDLE_MAX {
+        tokio::time::sleep(IDLE_CHECK).await;
+        let busy = match client.get::<ServerInfo>(INFO_PATH).await {
+            Ok(info) => info.node.is_none_or(|node| node.sandbox_count > 0),
+            // A server that is just being started again is not idle.
+            Err(_unreachable) => true,
+        };
+        idle_for = if busy {
+            Duration::ZERO
+        } else {
+            idle_for + IDLE_CHECK
+        };
+    }
+}
+
+/// Ends every sandbox that runs.
+async fn drain(context: &Context) -> Outcome {
+    let drained = async {
+        let admin = local::admin(context).await?;
+        let rows: Vec<SandboxRow> = admin.get(SANDBOXES_PATH).await?;
+        let running = rows
+            .into_iter()
+            .filter(|row| row.state != SandboxPhase::Stopped);
+        stream::iter(running.map(Ok::<_, Failure>))
+            .try_for_each_concurrent(DRAINED_AT_ONCE, |row| {
+                let admin = &admin;
+                async move { Ok(admin.delete(&format!("/api/v3/sandbox/{}", row.id)).await?) }
+            })
+            .await
+    };
+    match tokio::time::timeout(DRAIN_TIMEOUT, drained).await {
+        Ok(drained) => drained,
+        Err(_elapsed) => Err(Failure::message(
+            ExitCode::Failure,
+            "some sandboxes did not end in time",
+        )
+        .hint("the next \"tombolo up\" takes them over")),
+    }
+}

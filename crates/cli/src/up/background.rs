@@ -1,0 +1,127 @@
+//! A server in the background, for `tombolo run` where none runs.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tombolo_diag::ExitCode;
+use tombolo_proc::{Command, Detached};
+
+use crate::client::RestClient;
+use crate::commands::block_on;
+use crate::config::{Flags, Isolation, Settings, keys};
+use crate::context::Context;
+use crate::failure::{Failure, OrFail as _, Outcome};
+use crate::{local, output, provision};
+
+/// How long a background server may take once everything is there.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+/// How often to look whether it answers.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How much of its log to show when it fails.
+const LOG_LINES: usize = 12;
+
+/// The server of the state directory, started if there is none.
+pub(crate) fn ensure_running(
+    context: &Context,
+    isolation: Option<Isolation>,
+) -> Outcome<RestClient> {
+    if let Some((_, client)) = block_on(local::running(context))? {
+        return Ok(client);
+    }
+    crate::context::require_root("starting a server for \"tombolo run\"")?;
+    let mut flags = Flags::new();
+    if let Some(isolation) = isolation {
+        flags.insert(keys::ISOLATION.name, name(isolation).to_owned());
+    }
+    let settings = context.settings(&flags)?;
+    context
+        .state
+        .prepare(settings.run_as)
+        .map_err(super::state_failure)?;
+    // Here rather than in the background, where nobody would see it happen.
+    provision::provision(context, &settings)?;
+    let started = start(context, &settings, &flags)?;
+    block_on(wait(context, started))
+}
+
+fn name(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Auto => "auto",
+        Isolation::Kvm => "kvm",
+        Isolation::Emulated => "emulated",
+    }
+}
+
+/// A server that was started, and where in the log its own words begin.
+struct Started {
+    process: Detached,
+    log_start: u64,
+}
+
+/// Starts it. If another does at the same moment, the lock of the state
+/// directory lets one of the two go on, and either is as good.
+fn start(context: &Context, settings: &Settings, flags: &Flags) -> Outcome<Started> {
+    let log_path = context.state.log_file();
+    let log = fs_err::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)?;
+    let log_start = log.metadata()?.len();
+    let program = std::env::current_exe().or_fail(ExitCode::System)?;
+    let mut command = Command::new(program)
+        .inherit_env()
+        .arg("up")
+        .arg("--ephemeral")
+        .arg("--state-dir")
+        .arg(context.state.root());
+    if let Some(config) = &context.config_file {
+        command = command.arg("--config").arg(std::path::absolute(config)?);
+    }
+    for key in keys::KEYS {
+        if let Some(value) = flags.get(key.name) {
+            command = command.arg(key.flag()).arg(value);
+        }
+    }
+    tracing::debug!(listen = %settings.listen, "starting a server in the background");
+    let process = command.spawn_detached(None, None, Some(log.into_parts().0))?;
+    Ok(Started { process, log_start })
+}
+
+async fn wait(context: &Context, mut started: Started) -> Outcome<RestClient> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while Instant::now() < deadline {
+        if let Some((_, client)) = local::running(context).await.unwrap_or_default() {
+            return Ok(client);
+        }
+        // One that ended because another was there first leaves that other to
+        // wait for.
+        let ended = started.process.try_wait()?;
+        let another = Some(i32::from(ExitCode::TryAgain.code()));
+        if ended.is_some_and(|status| status.code() != another) {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Err(failed(context, started.log_start))
+}
+
+fn failed(context: &Context, log_start: u64) -> Failure {
+    let path = context.state.log_file();
+    let log = fs_err::read(&path).unwrap_or_default();
+    let start = usize::try_from(log_start)
+        .unwrap_or(usize::MAX)
+        .min(log.len());
+    let text = String::from_utf8_lossy(&log[start..]).into_owned();
+    let lines: Vec<_> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+        output::tell(&format!("  | {}", output::printable(line)));
+    }
+    Failure::message(
+        ExitCode::Unavailable,
+        "the server in the background did not start",
+    )
+    .hint(format!(
+        "start \"tombolo up\" in another terminal and watch it; its log is {}",
+        path.display()
+    ))
+}

@@ -1,0 +1,171 @@
+//! The node and the server together: the node first, each started again when
+//! it dies, the server stopped first.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tombolo_diag::ExitCode;
+
+use super::child::{Child, ChildError, Role};
+use super::tokens;
+use crate::children::{NodeLaunch, ServerLaunch};
+use crate::config::Settings;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::state::Running;
+
+/// The wait before a child that died is started again, doubled each time...
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// ... up to this much, ...
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// ... and back to the least once a child has lived this long.
+const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+
+/// The children of one supervisor.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    node: Keeper<NodeLaunch>,
+    server: Keeper<ServerLaunch>,
+    running: Running,
+}
+
+impl Fleet {
+    /// Starts both. What fails here fails for good: it is the person's to
+    /// mend, and they are watching.
+    pub(super) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
+        let admin_token_hash = tokens::make_admin(&context.state)?;
+        let node = NodeLaunch::new(&context.state, settings);
+        let (node, _ready) = Keeper::start(Role::Node, node).await?;
+        let launch = ServerLaunch::new(&context.state, settings, admin_token_hash);
+        let (mut server, address) = match Keeper::start(Role::Server, launch).await {
+            Ok(started) => started,
+            Err(error) => {
+                node.child.stop().await;
+                return Err(Failure::from(error).hint(format!(
+                    "if {} is taken, choose another address with --listen",
+                    settings.listen
+                )));
+            }
+        };
+        // Started again, the server comes back where its clients know it,
+        // also if it was free to choose.
+        server.launch.listen = address.parse().map_err(|error| {
+            Failure::new(ExitCode::Internal, anyhow::Error::new(error))
+                .context(format!("the server says that it listens at \"{address}\""))
+        })?;
+        let running = Running {
+            url: format!("http://{}", server.launch.listen),
+            pid: std::process::id(),
+            server_pid: server.child.pid(),
+            node_pid: node.child.pid(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        context.state.write_running(&running)?;
+        Ok(Self {
+            node,
+            server,
+            running,
+        })
+    }
+
+    /// Starts again whichever child dies, for ever.
+    pub(super) async fn keep_alive(&mut self, context: &Context) -> Outcome {
+        loop {
+            tokio::select! {
+                () = self.node.revive() => {}
+                () = self.server.revive() => {}
+            }
+            self.running.node_pid = self.node.child.pid();
+            self.running.server_pid = self.server.child.pid();
+            context.state.write_running(&self.running)?;
+        }
+    }
+
+    /// Stops the server, then the node.
+    pub(super) async fn stop(self) {
+        self.server.child.stop().await;
+        self.node.child.stop().await;
+    }
+}
+
+/// A child and how to start it again.
+#[derive(Debug)]
+struct Keeper<L> {
+    role: Role,
+    launch: L,
+    child: Child,
+    state: Vitality,
+}
+
+/// What is known about a child's health.
+#[derive(Debug)]
+enum Vitality {
+    Alive {
+        since: Instant,
+        backoff: Duration,
+    },
+    /// It has died, and is to be started at this moment.
+    Dead {
+        start_at: Instant,
+        backoff: Duration,
+    },
+}
+
+impl<L: serde::Serialize + Sync> Keeper<L> {
+    async fn start(role: Role, launch: L) -> Result<(Self, String), ChildError> {
+        let (child, said) = Child::start(role, &launch).await?;
+        let keeper = Self {
+            role,
+            launch,
+            child,
+            state: Vitality::Alive {
+                since: Instant::now(),
+                backoff: BACKOFF_MIN,
+            },
+        };
+        Ok((keeper, said))
+    }
+
+    /// Waits until the child dies and a new one is ready. It may be dropped
+    /// at any point and called again: what it knows is kept.
+    async fn revive(&mut self) {
+        loop {
+            match self.state {
+                Vitality::Alive { since, backoff } => {
+                    let status = self.child.ended().await;
+                    let backoff = if since.elapsed() >= HEALTHY_AFTER {
+                        BACKOFF_MIN
+                    } else {
+                        backoff
+                    };
+                    tracing::warn!(role = %self.role, %status, "it died and is started again");
+                    self.state = Vitality::Dead {
+                        start_at: Instant::now() + backoff,
+                        backoff: (backoff * 2).min(BACKOFF_MAX),
+                    };
+                }
+                Vitality::Dead { start_at, backoff } => {
+                    tokio::time::sleep_until(start_at).await;
+                    match Child::start(self.role, &self.launch).await {
+                        Ok((child, _said)) => {
+                            self.child = child;
+                            self.state = Vitality::Alive {
+                                since: Instant::now(),
+                                backoff,
+                            };
+                            tracing::info!(role = %self.role, "it runs again");
+                            return;
+                        }
+                        Err(error) => {
+                            tracing::error!(role = %self.role, %error, "it does not come back yet");
+                            self.state = Vitality::Dead {
+                                start_at: Instant::now() + backoff,
+                                backoff: (backoff * 2).min(BACKOFF_MAX),
+                            };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The two tokens of a machine: the admin token, new at each start and kept
+//! in a file that only root reads; and the token of the default organisation,
+//! which lasts, so that a person need not create one.
+
+use http::Method;
+use sha2::{Digest as _, Sha256};
+use tombolo_api::native::{CreateToken, CreatedToken, SANDBOXES_PATH, SandboxRow, TOKENS_PATH};
+
+use crate::client::{Endpoint, RestClient, Token};
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::local;
+use crate::state::{self, StateDir};
+
+/// The random part of the admin token; more than anybody can guess.
+const ADMIN_TOKEN_CHARS: usize = 40;
+/// What the default token is called in the list of tokens.
+const DEFAULT_TOKEN_NAME: &str = "default";
+
+/// Makes a new admin token, keeps it for `tombolo token`, and answers its hash
+/// for the server.
+pub(super) fn make_admin(state: &StateDir) -> Outcome<[u8; 32]> {
+    let token = format!("tma_{}", tombolo_ids::random_text(ADMIN_TOKEN_CHARS)?);
+    state::write_private(&state.admin_token_file(), &token)?;
+    Ok(Sha256::digest(token.as_bytes()).into())
+}
+
+/// The client of the default organisation, with the token that was kept if it
+/// still opens the server.
+pub(super) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
+    let Some(running) = context.state.running()? else {
+        return Err(Failure::message(
+            tombolo_diag::ExitCode::Internal,
+            "the server is not written down",
+        ));
+    };
+    let endpoint = Endpoint::parse(&running.url)?;
+    if let Some(kept) = state::read_if_there(&context.state.token_file())? {
+        let client = RestClient::new(endpoint.clone(), Token::new(&kept));
+        match client.get::<Vec<SandboxRow>>(SANDBOXES_PATH).await {
+            Ok(_rows) => return Ok(client),
+            // Revoked, or of a database that is not there any more.
+            Err(error) if error.refusal().is_some_and(|r| r.status.as_u16() == 401) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let asked = CreateToken {
+        name: DEFAULT_TOKEN_NAME.to_owned(),
+        ..CreateToken::default()
+    };
+    let created: CreatedToken = admin(context, &endpoint)?
+        .send(Method::POST, TOKENS_PATH, &asked)
+        .await?;
+    state::write_private(&context.state.token_file(), &created.token)?;
+    Ok(RestClient::new(endpoint, Token::new(&created.token)))
+}
+
+fn admin(context: &Context, endpoint: &Endpoint) -> Outcome<RestClient> {
+    let token = local::read_token(&context.state.admin_token_file())?;
+    Ok(RestClient::new(endpoint.clone(), token))
+}

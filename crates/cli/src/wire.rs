@@ -1,0 +1,122 @@
+//! Checks of what a person typed before it goes to a server, so that a slip
+//! is explained here and at once.
+
+use std::collections::BTreeMap;
+
+use tombolo_diag::ExitCode;
+use tombolo_ids::SandboxId;
+
+use crate::environment::Environment;
+use crate::failure::{Failure, Outcome};
+
+/// A sandbox's id as it was typed.
+pub(crate) fn sandbox_id(given: &str) -> Outcome<SandboxId> {
+    given.parse::<SandboxId>().map_err(|error| {
+        Failure::new(ExitCode::Usage, error)
+            .context(format!("\"{given}\" is no sandbox"))
+            .hint("\"tombolo sandbox list\" shows those that there are")
+    })
+}
+
+/// `NAME=VALUE`, or `NAME` for one of this command's own variables.
+pub(crate) fn variables(
+    given: &[String],
+    environment: &Environment,
+) -> Outcome<BTreeMap<String, String>> {
+    given
+        .iter()
+        .map(|pair| match pair.split_once('=') {
+            Some(("", _)) => Err(Failure::message(
+                ExitCode::Usage,
+                format!("--env {pair} names no variable"),
+            )
+            .hint("write --env NAME=VALUE")),
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => match environment.get(pair) {
+                Some(value) => Ok((pair.clone(), value.to_owned())),
+                None => Err(Failure::message(
+                    ExitCode::Usage,
+                    format!("--env {pair} passes on a variable that is not set here"),
+                )
+                .hint(format!("write --env {pair}=VALUE, or export {pair} first"))),
+            },
+        })
+        .collect()
+}
+
+/// `KEY=VALUE` labels.
+pub(crate) fn labels(given: &[String]) -> Outcome<BTreeMap<String, String>> {
+    given
+        .iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(
+                Failure::message(ExitCode::Usage, format!("--label {pair} is no label"))
+                    .hint("write --label KEY=VALUE"),
+            ),
+        })
+        .collect()
+}
+
+/// What a failed request means for the exit code, and the next step if this
+/// side knows one that the server's words do not have.
+pub(crate) fn refused(error: crate::client::RequestError) -> Failure {
+    let code = match error.refusal() {
+        Some(refusal) => code_of(refusal.status.as_u16()),
+        None => ExitCode::Unavailable,
+    };
+    Failure::new(code, error)
+}
+
+/// As [`refused`], for a WebSocket that was not opened.
+pub(crate) fn not_connected(error: crate::client::ConnectError) -> Failure {
+    let code = match error.refusal() {
+        Some(refusal) => code_of(refusal.status.as_u16()),
+        None => ExitCode::Unavailable,
+    };
+    Failure::new(code, error)
+}
+
+fn code_of(status: u16) -> ExitCode {
+    match status {
+        401 | 403 => ExitCode::NoPermission,
+        429 => ExitCode::TryAgain,
+        502..=504 => ExitCode::Unavailable,
+        500 => ExitCode::Internal,
+        _ => ExitCode::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_given_or_passed_on() {
+        let environment = Environment::of(&[("HERE", "1")]);
+        let read = |given: &str| {
+            variables(&[given.to_owned()], &environment)
+                .map_or_else(|failure| failure.report(), |map| format!("{map:?}"))
+        };
+        for (given, expected) in [
+            ("A=b", r#"{"A": "b"}"#),
+            ("A=", r#"{"A": ""}"#),
+            ("A=b=c", r#"{"A": "b=c"}"#),
+            ("HERE", r#"{"HERE": "1"}"#),
+        ] {
+            assert_eq!(read(given), expected);
+        }
+        for given in ["=b", "GONE"] {
+            assert!(read(given).contains("hint: write --env"), "{given}");
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key() {
+        let read = |given: &str| labels(&[given.to_owned()]).map_err(|failure| failure.code());
+        assert_eq!(read("a=b").unwrap()["a"], "b");
+        for given in ["a", "=b", ""] {
+            assert_eq!(read(given), Err(ExitCode::Usage), "{given}");
+        }
+    }
+}
