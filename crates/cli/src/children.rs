@@ -6,7 +6,6 @@ mod launch;
 pub(crate) mod node_program;
 mod server_program;
 
-use std::ffi::OsString;
 use std::io::{BufRead as _, Read as _, Write as _};
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -44,11 +43,6 @@ pub(crate) fn node() -> Outcome {
     when_parent_is_gone(Signal::KILL);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     runtime(threads.clamp(2, 8))?.block_on(node_program::run(launch, || say_ready("node")))
-}
-
-/// `tombolo jail`.
-pub(crate) fn jail(args: &[OsString]) -> Outcome {
-    node_program::jail(args)
 }
 
 fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {

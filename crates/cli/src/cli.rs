@@ -10,7 +10,6 @@ mod sandbox;
 mod server;
 mod token;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -104,9 +103,6 @@ pub(crate) enum Command {
     /// The owner of the virtual machines; started by "tombolo up"
     #[command(hide = true)]
     Node,
-    /// The confinement of one virtual machine; started by the node
-    #[command(hide = true, disable_help_flag = true)]
-    Jail(JailArgs),
     /// Print a reference page
     #[command(hide = true)]
     Docs(DocsArgs),
@@ -171,13 +167,6 @@ pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
     pub(crate) shell: clap_complete::Shell,
-}
-
-/// What the node hands to the jail, unread.
-#[derive(Debug, Args)]
-pub(crate) struct JailArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) args: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -36,7 +36,6 @@ pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
         Command::Docs(args) => docs::docs(&args).map(|()| OK),
         Command::Server => children::server().map(|()| OK),
         Command::Node => children::node().map(|()| OK),
-        Command::Jail(args) => children::jail(&args.args).map(|()| OK),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The `tombolo` command: the one executable of the host. It starts what a
 //! person asks for, and it is also every process that runs on the host: the
-//! supervisor (`up`), the server, the node and the jail.
+//! supervisor (`up`), the server and the node.
 
 mod attach;
 mod bench;

@@ -1,7 +1,7 @@
 //! Getting what sandboxes need before a server starts: the artefacts of
 //! set-up, and the template of the default size.
 
-use std::cell::RefCell;
+use parking_lot::Mutex;
 
 use tokio::time::Instant;
 use tombolo_setup::{Artefacts, Progress, SetupOptions, for_terminal};
@@ -25,7 +25,7 @@ pub(crate) fn provision(context: &Context, settings: &Settings) -> Outcome<Artef
 async fn prepare(context: &Context, settings: &Settings, progress: &dyn Progress) -> Outcome {
     let steps = Steps {
         progress,
-        current: RefCell::new(None),
+        current: Mutex::new(None),
     };
     let prepared = node_program::prepare(&context.state, settings, &|step| steps.begin(step)).await;
     steps.end();
@@ -36,18 +36,18 @@ async fn prepare(context: &Context, settings: &Settings, progress: &dyn Progress
 /// to know when each is over.
 struct Steps<'a> {
     progress: &'a dyn Progress,
-    current: RefCell<Option<(String, Instant)>>,
+    current: Mutex<Option<(String, Instant)>>,
 }
 
 impl Steps<'_> {
     fn begin(&self, step: &str) {
         self.end();
         self.progress.begin(step);
-        *self.current.borrow_mut() = Some((step.to_owned(), Instant::now()));
+        *self.current.lock() = Some((step.to_owned(), Instant::now()));
     }
 
     fn end(&self) {
-        if let Some((step, begun)) = self.current.borrow_mut().take() {
+        if let Some((step, begun)) = self.current.lock().take() {
             self.progress.end(&step, begun.elapsed());
         }
     }

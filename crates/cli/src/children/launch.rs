@@ -15,8 +15,8 @@ pub(crate) struct ServerLaunch {
     pub(crate) listen: SocketAddr,
     pub(crate) node_socket: PathBuf,
     pub(crate) database: PathBuf,
-    /// The server knows the admin token by its hash only.
-    pub(crate) admin_token_hash: [u8; 32],
+    /// The server knows the admin token by its hash only, in hexadecimal.
+    pub(crate) admin_token_hash: String,
     pub(crate) settings: Settings,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct NodeLaunch {
 }
 
 impl ServerLaunch {
-    pub(crate) fn new(state: &StateDir, settings: &Settings, admin_token_hash: [u8; 32]) -> Self {
+    pub(crate) fn new(state: &StateDir, settings: &Settings, admin_token_hash: String) -> Self {
         Self {
             run_as: settings.run_as,
             listen: settings.listen,

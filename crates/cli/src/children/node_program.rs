@@ -1,38 +1,49 @@
 //! The seam to the node crate.
 
-use std::ffi::OsString;
+use std::time::Duration;
 
-use tombolo_diag::ExitCode;
+use tombolo_node::{IsolationChoice, NodeConfig};
 
 use super::NodeLaunch;
-use crate::config::Settings;
-use crate::failure::{Failure, Outcome};
+use crate::config::{Isolation, Settings};
+use crate::failure::Outcome;
 use crate::state::StateDir;
 
 /// Probes the machine and makes the default template, if that is not done.
-#[expect(clippy::unused_async, reason = "the node crate runs here")]
 pub(crate) async fn prepare(
-    _state: &StateDir,
-    _settings: &Settings,
-    _progress: &dyn Fn(&str),
+    state: &StateDir,
+    settings: &Settings,
+    progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Outcome {
-    Ok(())
+    let config = config(NodeLaunch::new(state, settings));
+    Ok(tombolo_node::prepare(&config, progress).await?)
+}
+
+/// Boots the default machine without a template and says how long it took.
+pub(crate) async fn cold_boot(state: &StateDir, settings: &Settings) -> Outcome<Duration> {
+    let config = config(NodeLaunch::new(state, settings));
+    Ok(tombolo_node::cold_boot(&config).await?)
 }
 
 /// Runs the node until it is told to end.
-#[expect(clippy::unused_async, reason = "the node crate runs here")]
 pub(super) async fn run(launch: NodeLaunch, ready: impl FnOnce()) -> Outcome {
-    drop(ready);
-    Err(Failure::message(
-        ExitCode::Internal,
-        format!("this build has no node for {}", launch.socket.display()),
-    ))
+    Ok(tombolo_node::run(config(launch), ready).await?)
 }
 
-/// Confines this process and becomes a virtual machine.
-pub(super) fn jail(_args: &[OsString]) -> Outcome {
-    Err(Failure::message(
-        ExitCode::Internal,
-        "this build has no jail",
-    ))
+fn config(launch: NodeLaunch) -> NodeConfig {
+    let settings = launch.settings;
+    NodeConfig {
+        state_dir: launch.state_dir,
+        socket: launch.socket,
+        socket_owner: (settings.run_as.uid, settings.run_as.gid),
+        isolation: match settings.isolation {
+            Isolation::Auto => IsolationChoice::Auto,
+            Isolation::Kvm => IsolationChoice::Kvm,
+            Isolation::Emulated => IsolationChoice::Emulated,
+        },
+        pool_size: settings.pool_size,
+        default_memory_mib: settings.default_memory_mib,
+        vcpu_count: settings.vcpu_count,
+        sandbox_limit: settings.sandbox_limit,
+    }
 }

@@ -2,17 +2,50 @@
 
 use std::net::SocketAddr;
 
-use tombolo_diag::ExitCode;
+use tokio::sync::oneshot;
+use tombolo_ids::{DiskBytes, MemoryMib, Region};
+use tombolo_server::{Limits, ServerConfig};
 
 use super::ServerLaunch;
-use crate::failure::{Failure, Outcome};
+use crate::config::Settings;
+use crate::failure::Outcome;
 
 /// Runs the server until it is told to end. `ready` hears where it listens.
-#[expect(clippy::unused_async, reason = "the server crate runs here")]
 pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(SocketAddr)) -> Outcome {
-    drop(ready);
-    Err(Failure::message(
-        ExitCode::Internal,
-        format!("this build has no server for {}", launch.listen),
-    ))
+    let (sender, receiver) = oneshot::channel();
+    let config = ServerConfig {
+        listen: launch.listen,
+        base_url: None,
+        node_socket: launch.node_socket,
+        database: launch.database,
+        admin_token: Some(launch.admin_token_hash.parse()?),
+        region: Region::DEFAULT,
+        limits: limits(&launch.settings),
+    };
+    let announce = async {
+        // A server that fails drops its half, and its error says more.
+        if let Ok(address) = receiver.await {
+            ready(address);
+        }
+    };
+    let (served, ()) = tokio::join!(tombolo_server::run(config, sender), announce);
+    Ok(served?)
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let sandboxes_max = u32::try_from(settings.sandbox_limit).unwrap_or(u32::MAX);
+    Limits {
+        memory_min: MemoryMib(settings.memory_mib_min),
+        memory_max: MemoryMib(settings.memory_mib_max),
+        memory_default: MemoryMib(settings.default_memory_mib),
+        disk: DiskBytes(settings.disk_bytes),
+        lifetime_max: settings.lifetime_max,
+        grace: settings.session_grace,
+        sandboxes_max,
+        memory_total_mib_max: settings.memory_limit_mib,
+        // Disks take room only for what is written, so their number is bound
+        // enough.
+        disk_total_bytes_max: settings.disk_bytes.saturating_mul(sandboxes_max.into()),
+        ..Limits::STANDARD
+    }
 }

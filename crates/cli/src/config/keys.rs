@@ -142,7 +142,7 @@ pub(crate) const SANDBOX_LIMIT: Key = Key {
         max: 10_000,
     },
     default: Default::Fixed("100"),
-    meaning: "How many sandboxes may run at once.",
+    meaning: "How many sandboxes may run at once on the machine, and of one organisation.",
 };
 
 pub(crate) const MEMORY_LIMIT_MIB: Key = Key {
@@ -153,7 +153,8 @@ pub(crate) const MEMORY_LIMIT_MIB: Key = Key {
         max: MEMORY_LIMIT_MAX_MIB,
     },
     default: Default::TimesMemory(8),
-    meaning: "How much memory may be promised to all running sandboxes together, in MiB. Sandboxes \
+    meaning: "How much memory may be promised to the running sandboxes of one organisation together, \
+              in MiB. Sandboxes \
               share the pages of the template they start from and own only what they change, so \
               promising more than the machine has is normal.",
 };

@@ -3,8 +3,8 @@
 //! which lasts, so that a person need not create one.
 
 use http::Method;
-use sha2::{Digest as _, Sha256};
 use tombolo_api::native::{CreateToken, CreatedToken, SANDBOXES_PATH, SandboxRow, TOKENS_PATH};
+use tombolo_server::TokenHash;
 
 use crate::client::{Endpoint, RestClient, Token};
 use crate::context::Context;
@@ -19,10 +19,10 @@ const DEFAULT_TOKEN_NAME: &str = "default";
 
 /// Makes a new admin token, keeps it for `tombolo token`, and answers its hash
 /// for the server.
-pub(super) fn make_admin(state: &StateDir) -> Outcome<[u8; 32]> {
+pub(super) fn make_admin(state: &StateDir) -> Outcome<String> {
     let token = format!("tma_{}", tombolo_ids::random_text(ADMIN_TOKEN_CHARS)?);
     state::write_private(&state.admin_token_file(), &token)?;
-    Ok(Sha256::digest(token.as_bytes()).into())
+    Ok(TokenHash::of(&token).to_string())
 }
 
 /// The client of the default organisation, with the token that was kept if it
