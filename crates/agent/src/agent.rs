@@ -7,7 +7,9 @@ use tombolo_guest_proto::v1::SpawnRequest;
 
 use crate::environment::Environment;
 use crate::fault::CallError;
+use crate::files::{Files, Handles};
 use crate::process::{Process, Processes, Spawner};
+use crate::walk::Turns;
 
 /// Everything that calls act on.
 #[derive(Debug)]
@@ -15,6 +17,9 @@ pub(crate) struct Agent {
     pub(crate) environment: Environment,
     pub(crate) processes: Processes,
     pub(crate) spawner: Spawner,
+    pub(crate) files: Files,
+    pub(crate) handles: Handles,
+    pub(crate) turns: Turns,
     pub(crate) personalized: AtomicBool,
     /// Whether the clock, the host name and the like are this agent's to set.
     pub(crate) owns_system: bool,

@@ -78,7 +78,14 @@ impl Port {
         stream.write_all(&MAGIC).await?;
         stream.write_all(&nonce).await?;
         stream.flush().await?;
+        self.forget_rescued();
         Ok(stream)
+    }
+
+    /// To be called when a conversation ended as it should: what came last
+    /// belonged to it.
+    pub(crate) fn forget_rescued(&self) {
+        *self.rescued.lock() = Vec::new();
     }
 
     async fn host_present(&self) -> io::Result<()> {

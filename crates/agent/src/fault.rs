@@ -41,13 +41,31 @@ impl From<Errno> for Cause {
 
 impl From<std::io::Error> for Cause {
     fn from(error: std::io::Error) -> Self {
-        match error.raw_os_error() {
+        match errno_of(&error) {
             Some(errno) => Self::Os(errno),
             None if error.kind() == std::io::ErrorKind::InvalidInput => {
-                Self::InvalidArgument("path holds a nul byte")
+                Self::InvalidArgument("the operation does not suit the file")
             }
             None => Self::Os(Errno::IO.raw_os_error()),
         }
+    }
+}
+
+/// The errno of an error that may be wrapped in one that names the path.
+fn errno_of(error: &std::io::Error) -> Option<i32> {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    loop {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>()
+            && let Some(errno) = error.raw_os_error()
+        {
+            return Some(errno);
+        }
+        let inner = cause.downcast_ref::<std::io::Error>();
+        let inner = inner.and_then(std::io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => inner,
+            None => cause.source()?,
+        };
     }
 }
 
@@ -72,6 +90,10 @@ impl CallError {
             path: path.to_owned(),
             to: None,
         }
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self.cause, Cause::Os(errno) if errno == Errno::NOENT.raw_os_error())
     }
 
     /// An errno that the agent itself decided on.

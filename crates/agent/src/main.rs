@@ -9,12 +9,17 @@ mod boot;
 mod channel;
 mod environment;
 mod fault;
+mod files;
+mod glob;
+mod jspath;
 mod log;
+mod pattern;
 mod process;
 mod serve;
 mod service;
 mod system;
 mod users;
+mod walk;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -35,10 +40,12 @@ use agent::Agent;
 use boot::{BootError, OPEN_FILES_MAX};
 use channel::Port;
 use environment::Environment;
+use files::{Files, Handles};
 use log::log;
 use process::{KernelKills, Processes, Spawner, reap_forever};
 use service::AgentService;
 use users::FindAccountError;
+use walk::Turns;
 
 const USER: &str = "app";
 const HOME: &str = "/home/app";
@@ -126,6 +133,9 @@ fn run() -> Result<(), RunError> {
         environment: Environment::new(&account, &options.home),
         processes: Processes::watching(kills),
         spawner,
+        files: Files::new(options.home.into()),
+        handles: Handles::default(),
+        turns: Turns::default(),
         personalized: AtomicBool::new(false),
         owns_system: in_guest,
     });
@@ -188,6 +198,7 @@ async fn serve_port(service: AgentService) -> Result<(), RunError> {
         let served = match port.accept().await {
             Ok(stream) => serve::serve_connection(stream, service.clone())
                 .await
+                .map(|()| port.forget_rescued())
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };

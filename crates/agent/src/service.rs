@@ -10,8 +10,11 @@ use tombolo_guest_proto::v1::agent_server::Agent as Contract;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::agent::Agent;
+use crate::files;
+use crate::glob::expand_glob;
 use crate::process::{OutputReader, OutputStream, feed};
 use crate::system;
+use crate::walk::walk;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -136,134 +139,204 @@ impl Contract for AgentService {
         answer(v1::EnvMap { env })
     }
 
-    // STUBS
-    async fn read_file(&self, _: Request<v1::PathRequest>) -> Answer<Self::ReadFileStream> {
-        Err(Status::unimplemented("read_file"))
+    async fn write_file(
+        &self,
+        request: Request<Streaming<v1::WriteFileChunk>>,
+    ) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::write_file(&self.agent.files, request).await?;
+        answer(EMPTY)
     }
 
-    async fn read_dir(&self, _: Request<v1::PathRequest>) -> Answer<Self::ReadDirStream> {
-        Err(Status::unimplemented("read_dir"))
+    async fn remove(&self, request: Request<v1::RemoveRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::remove(&self.agent.files, request).await?;
+        answer(EMPTY)
     }
 
-    async fn walk(&self, _: Request<v1::WalkRequest>) -> Answer<Self::WalkStream> {
-        Err(Status::unimplemented("walk"))
+    async fn mkdir(&self, request: Request<v1::MkdirRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::mkdir(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn rename(&self, request: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::rename(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn chmod(&self, request: Request<v1::ChmodRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::set_mode(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn chown(&self, request: Request<v1::ChownRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::set_owner(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn copy_file(&self, request: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::copy_file(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn link(&self, request: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::link(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn symlink(&self, request: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::symlink(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn truncate(&self, request: Request<v1::TruncateRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::truncate(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn utime(&self, request: Request<v1::UtimeRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        files::set_times(&self.agent.files, request).await?;
+        answer(EMPTY)
+    }
+
+    async fn stat(&self, request: Request<v1::StatRequest>) -> Answer<v1::FileInfo> {
+        let request = request.into_inner();
+        answer(files::stat(&self.agent.files, request).await?)
+    }
+
+    async fn read_link(&self, request: Request<v1::PathRequest>) -> Answer<v1::PathReply> {
+        let request = request.into_inner();
+        let path = files::read_link(&self.agent.files, request.path).await?;
+        answer(v1::PathReply { path })
+    }
+
+    async fn real_path(&self, request: Request<v1::PathRequest>) -> Answer<v1::PathReply> {
+        let request = request.into_inner();
+        let path = files::real_path(&self.agent.files, request.path).await?;
+        answer(v1::PathReply { path })
+    }
+
+    async fn make_temp(&self, request: Request<v1::MakeTempRequest>) -> Answer<v1::PathReply> {
+        let request = request.into_inner();
+        let path = files::make_temp(&self.agent.files, request).await?;
+        answer(v1::PathReply { path })
+    }
+
+    async fn umask(&self, request: Request<v1::UmaskRequest>) -> Answer<v1::UmaskReply> {
+        let request = request.into_inner();
+        let previous = self.agent.files.umask(request.mask);
+        answer(v1::UmaskReply { previous })
+    }
+
+    async fn read_file(&self, request: Request<v1::PathRequest>) -> Answer<Self::ReadFileStream> {
+        let request = request.into_inner();
+        let chunks = files::read_file(&self.agent.files, request.path).await?;
+        answer(Box::pin(chunks))
+    }
+
+    async fn read_dir(&self, request: Request<v1::PathRequest>) -> Answer<Self::ReadDirStream> {
+        let request = request.into_inner();
+        let batches = files::read_dir(&self.agent.files, request.path).await?;
+        answer(Box::pin(batches))
+    }
+
+    async fn walk(&self, request: Request<v1::WalkRequest>) -> Answer<Self::WalkStream> {
+        let request = request.into_inner();
+        let batches = walk(&self.agent.files, &self.agent.turns, request).await?;
+        answer(Box::pin(batches))
     }
 
     async fn expand_glob(
         &self,
-        _: Request<v1::ExpandGlobRequest>,
+        request: Request<v1::ExpandGlobRequest>,
     ) -> Answer<Self::ExpandGlobStream> {
-        Err(Status::unimplemented("expand_glob"))
+        let request = request.into_inner();
+        let batches = expand_glob(&self.agent.files, &self.agent.turns, request).await?;
+        answer(Box::pin(batches))
     }
 
-    async fn write_file(&self, _: Request<Streaming<v1::WriteFileChunk>>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("write_file"))
+    async fn open(&self, request: Request<v1::OpenRequest>) -> Answer<v1::OpenReply> {
+        let request = request.into_inner();
+        let handle = self.agent.handles.open(&self.agent.files, request).await?;
+        answer(v1::OpenReply { handle })
     }
 
-    async fn remove(&self, _: Request<v1::RemoveRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("remove"))
-    }
-
-    async fn mkdir(&self, _: Request<v1::MkdirRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("mkdir"))
-    }
-
-    async fn rename(&self, _: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("rename"))
-    }
-
-    async fn stat(&self, _: Request<v1::StatRequest>) -> Answer<v1::FileInfo> {
-        Err(Status::unimplemented("stat"))
-    }
-
-    async fn chmod(&self, _: Request<v1::ChmodRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("chmod"))
-    }
-
-    async fn chown(&self, _: Request<v1::ChownRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("chown"))
-    }
-
-    async fn copy_file(&self, _: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("copy_file"))
-    }
-
-    async fn link(&self, _: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("link"))
-    }
-
-    async fn symlink(&self, _: Request<v1::TwoPathsRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("symlink"))
-    }
-
-    async fn read_link(&self, _: Request<v1::PathRequest>) -> Answer<v1::PathReply> {
-        Err(Status::unimplemented("read_link"))
-    }
-
-    async fn real_path(&self, _: Request<v1::PathRequest>) -> Answer<v1::PathReply> {
-        Err(Status::unimplemented("real_path"))
-    }
-
-    async fn truncate(&self, _: Request<v1::TruncateRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("truncate"))
-    }
-
-    async fn umask(&self, _: Request<v1::UmaskRequest>) -> Answer<v1::UmaskReply> {
-        Err(Status::unimplemented("umask"))
-    }
-
-    async fn utime(&self, _: Request<v1::UtimeRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("utime"))
-    }
-
-    async fn make_temp(&self, _: Request<v1::MakeTempRequest>) -> Answer<v1::PathReply> {
-        Err(Status::unimplemented("make_temp"))
-    }
-
-    async fn open(&self, _: Request<v1::OpenRequest>) -> Answer<v1::OpenReply> {
-        Err(Status::unimplemented("open"))
-    }
-
-    async fn handle_read(&self, _: Request<v1::HandleReadRequest>) -> Answer<v1::HandleReadReply> {
-        Err(Status::unimplemented("handle_read"))
+    async fn handle_read(
+        &self,
+        request: Request<v1::HandleReadRequest>,
+    ) -> Answer<v1::HandleReadReply> {
+        let request = request.into_inner();
+        answer(self.agent.handles.read(request).await?)
     }
 
     async fn handle_write(
         &self,
-        _: Request<v1::HandleWriteRequest>,
+        request: Request<v1::HandleWriteRequest>,
     ) -> Answer<v1::HandleWriteReply> {
-        Err(Status::unimplemented("handle_write"))
+        let request = request.into_inner();
+        let written = self.agent.handles.write(request).await?;
+        answer(v1::HandleWriteReply { written })
     }
 
-    async fn handle_seek(&self, _: Request<v1::HandleSeekRequest>) -> Answer<v1::HandleSeekReply> {
-        Err(Status::unimplemented("handle_seek"))
+    async fn handle_seek(
+        &self,
+        request: Request<v1::HandleSeekRequest>,
+    ) -> Answer<v1::HandleSeekReply> {
+        let request = request.into_inner();
+        let position = self.agent.handles.seek(&request)?;
+        answer(v1::HandleSeekReply { position })
     }
 
-    async fn handle_truncate(&self, _: Request<v1::HandleTruncateRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("handle_truncate"))
+    async fn handle_truncate(
+        &self,
+        request: Request<v1::HandleTruncateRequest>,
+    ) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        self.agent.handles.truncate(request).await?;
+        answer(EMPTY)
     }
 
-    async fn handle_stat(&self, _: Request<v1::HandleRequest>) -> Answer<v1::FileInfo> {
-        Err(Status::unimplemented("handle_stat"))
+    async fn handle_stat(&self, request: Request<v1::HandleRequest>) -> Answer<v1::FileInfo> {
+        let request = request.into_inner();
+        answer(self.agent.handles.stat(request.handle).await?)
     }
 
-    async fn handle_sync(&self, _: Request<v1::HandleSyncRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("handle_sync"))
+    async fn handle_sync(&self, request: Request<v1::HandleSyncRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        self.agent.handles.sync(request).await?;
+        answer(EMPTY)
     }
 
-    async fn handle_utime(&self, _: Request<v1::HandleUtimeRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("handle_utime"))
+    async fn handle_utime(&self, request: Request<v1::HandleUtimeRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        self.agent.handles.set_times(request).await?;
+        answer(EMPTY)
     }
 
-    async fn handle_lock(&self, _: Request<v1::HandleLockRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("handle_lock"))
+    async fn handle_lock(&self, request: Request<v1::HandleLockRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        self.agent.handles.lock(request).await?;
+        answer(EMPTY)
     }
 
-    async fn handle_unlock(&self, _: Request<v1::HandleRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("handle_unlock"))
+    async fn handle_unlock(&self, request: Request<v1::HandleRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        self.agent.handles.unlock(request.handle)?;
+        answer(EMPTY)
     }
 
-    async fn handle_close(&self, _: Request<v1::HandleRequest>) -> Answer<v1::Empty> {
-        Err(Status::unimplemented("handle_close"))
+    async fn handle_close(&self, request: Request<v1::HandleRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        self.agent.handles.close(request.handle)?;
+        answer(EMPTY)
     }
 }

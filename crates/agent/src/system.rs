@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use tokio::time::timeout;
 use tombolo_guest_proto::v1::{PersonalizeRequest, PrewarmRequest, SpawnRequest, UsageReply};
@@ -166,7 +165,8 @@ fn read(path: &'static str) -> Result<String, CallError> {
     fs_err::read_to_string(path).map_err(at("usage", path))
 }
 
-fn memory_bytes(meminfo: &str, field: &str) -> u64 {
+/// A figure of `/proc/meminfo`; 0 when it has no such.
+pub(crate) fn memory_bytes(meminfo: &str, field: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(field));
     let kibibytes = line.and_then(|line| line.split_whitespace().next());
     let kibibytes = kibibytes.and_then(|kibibytes| kibibytes.parse::<u64>().ok());
@@ -191,11 +191,6 @@ fn cpu_ticks(stat: &str) -> u64 {
 pub(crate) fn kernel_release() -> String {
     let uname = rustix::system::uname();
     uname.release().to_string_lossy().into_owned()
-}
-
-/// The account's home, as text that requests can be compared with.
-pub(crate) fn utf8_path(path: &std::path::Path) -> Result<String, Errno> {
-    path.to_str().map(ToOwned::to_owned).ok_or(Errno::ILSEQ)
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::set;
 use crate::log::log;
+use crate::system::memory_bytes;
 
 /// Soft and hard limit of a process's open files, as a login has them.
 pub(crate) const OPEN_FILES_MAX: (u64, u64) = (1024, 524_288);
 
 const AGENT_OPEN_FILES_MAX: u64 = 1_048_576;
-/// Memory that the sandbox's processes never get: the agent's, and what the
-/// kernel needs to stay responsive.
+/// Memory that the sandbox's processes never get, of what is there after the
+/// boot: the agent's, and what the kernel needs to stay responsive.
 const RESERVED_LEN: u64 = 48 * 1024 * 1024;
 const PROCESSES_MAX: u64 = 4096;
 /// About what one process costs the kernel.
@@ -53,10 +54,8 @@ pub(super) fn protect_agent() {
 
 /// Makes the control group for the sandbox's processes.
 pub(crate) fn app_cgroup() -> std::io::Result<OwnedFd> {
-    let memory_len = rustix::system::sysinfo();
-    let memory_len = u64::try_from(memory_len.totalram)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(u64::from(memory_len.mem_unit));
+    let meminfo = fs_err::read_to_string("/proc/meminfo")?;
+    let memory_len = memory_bytes(&meminfo, "MemAvailable:");
     for controller in ["+memory", "+pids", "+cpu", "+io"] {
         set("/sys/fs/cgroup/cgroup.subtree_control", controller);
     }
