@@ -3,11 +3,12 @@
 //! The state directory is new each time, so that what is tested includes the
 //! set-up; the last lines are the test runner's own summary.
 
+mod state;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use tempfile::TempDir;
 use tombolo_proc::Command;
 
 use crate::{
@@ -15,13 +16,12 @@ use crate::{
     tools::{self, cargo, ensure_subcommand, say, works, workspace},
 };
 
+use state::StateDirectory;
+
 /// Where the tests of real VMs find what set-up made.
 const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// Where they find the program under test.
 const BINARY_VARIABLE: &str = "TOMBOLO_TEST_BINARY";
-/// Images take gigabytes and sockets need short paths: neither `target` nor a
-/// `/tmp` in memory will do where this is there.
-const ROOMY: &str = "/var/tmp";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         None
     };
-    let tests = runner(arguments, &binary, state.as_ref().map(TempDir::path));
+    let tests = runner(arguments, &binary, state.as_ref().map(StateDirectory::path));
     tools::run(&tests)
 }
 
@@ -162,17 +162,8 @@ fn build() -> anyhow::Result<PathBuf> {
     Ok(metadata.target_directory.join("debug/tombolo").into())
 }
 
-fn set_up(binary: &Path) -> anyhow::Result<TempDir> {
-    let roomy = Path::new(ROOMY);
-    let parent = if roomy.is_dir() {
-        roomy.to_owned()
-    } else {
-        std::env::temp_dir()
-    };
-    let state = tempfile::Builder::new()
-        .prefix("tombolo-test-")
-        .tempdir_in(parent)
-        .context("cannot make an empty state directory")?;
+fn set_up(binary: &Path) -> anyhow::Result<StateDirectory> {
+    let state = StateDirectory::new()?;
     say(&format!(
         "the state directory is {}",
         state.path().display()
