@@ -23,6 +23,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| refuse(&rejection))?;
+        // Structures would be read from lists as well.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::new(
+                ErrorCode::InvalidRequest,
+                "the body is not a JSON object",
+            ));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             ApiError::new(
                 ErrorCode::InvalidRequest,

@@ -21,6 +21,8 @@ mod rpc;
 mod sandbox;
 mod sandboxes;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod token;
 mod trace;
 mod websocket;

@@ -172,7 +172,8 @@ async fn serve_connection(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEADERS_LEN_MAX)
+        .max_header_size(HEADERS_LEN_MAX)
+        .max_buf_size(2 * HEADERS_LEN_MAX)
         .max_headers(HEADERS_MAX);
     let connection = builder
         .serve_connection(TokioIo::new(stream), service)

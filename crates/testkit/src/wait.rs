@@ -31,6 +31,6 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match timeout(WAIT_MAX, work).await {
         Ok(done) => done,
-        Err(_elapsed) => panic!("waited in vain for {what}"),
+        Err(elapsed) => panic!("waited in vain for {what}: {elapsed}"),
     }
 }

@@ -415,10 +415,10 @@ async fn create_on_node(
         }
         done => done,
     };
-    if let Err(NodeCallError::TimedOut { .. } | NodeCallError::Away { .. }) = &again {
-        if let Err(error) = app.node.destroy(id).await {
-            tracing::warn!(sandbox = %id, %error, "left to be reaped when the node is back");
-        }
+    if let Err(NodeCallError::TimedOut { .. } | NodeCallError::Away { .. }) = &again
+        && let Err(error) = app.node.destroy(id).await
+    {
+        tracing::warn!(sandbox = %id, %error, "left to be reaped when the node is back");
     }
     again
 }
