@@ -30,15 +30,14 @@ pub(super) struct Call {
     pub(super) stream: Option<Result<InboundStream, StreamTaken>>,
     pub(super) abortable: Option<Abortable>,
     pub(super) turn: Option<Turn>,
-    pub(super) permits: CallPermits,
+    pub(super) _permits: CallPermits,
 }
 
 /// What a call counts against, as long as it is at work.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held for what happens when they are dropped")]
 pub(super) struct CallPermits {
-    pub(super) in_flight: OwnedSemaphorePermit,
-    pub(super) frame: Option<OwnedSemaphorePermit>,
+    pub(super) _in_flight: OwnedSemaphorePermit,
+    pub(super) _frame: Option<OwnedSemaphorePermit>,
 }
 
 impl Call {

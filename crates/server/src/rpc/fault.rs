@@ -30,6 +30,12 @@ impl From<ErrorObject> for CallError {
     }
 }
 
+impl From<Box<ErrorObject>> for CallError {
+    fn from(error: Box<ErrorObject>) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
         from_status(&status).into()

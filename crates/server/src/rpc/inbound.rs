@@ -59,9 +59,9 @@ enum Source {
     Expected,
     Open,
     Ended,
-    Failed(ErrorObject),
+    Failed(Box<ErrorObject>),
     /// The server gave it up; the client may not know yet.
-    GivenUp(ErrorObject),
+    GivenUp(Box<ErrorObject>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl InboundStreams {
             return Advice::Nothing;
         }
         if entry.reader == Reader::Awaited && entry.buffered > self.limits.orphan_buffer_max {
-            *buffered -= entry.give_up(no_reader());
+            *buffered -= entry.give_up(Box::new(no_reader()));
             return entry.unwanted();
         }
         entry.buffered += data.len();
@@ -186,7 +186,7 @@ impl InboundStreams {
     }
 
     /// The client ends a stream: well, or with an error.
-    pub(super) fn finish(&self, id: u64, outcome: Result<(), ErrorObject>) {
+    pub(super) fn finish(&self, id: u64, outcome: Result<(), Box<ErrorObject>>) {
         let mut table = self.table.lock();
         let Slot::Occupied(mut slot) = table.streams.entry(id) else {
             return;
@@ -276,7 +276,7 @@ impl InboundStreams {
         } else {
             no_reader()
         };
-        *buffered -= entry.give_up(error);
+        *buffered -= entry.give_up(Box::new(error));
         true
     }
 
@@ -324,7 +324,7 @@ impl Entry {
         std::mem::take(&mut self.buffered)
     }
 
-    fn give_up(&mut self, error: ErrorObject) -> usize {
+    fn give_up(&mut self, error: Box<ErrorObject>) -> usize {
         self.source = Source::GivenUp(error);
         self.wake.notify_one();
         self.clear()
@@ -334,7 +334,7 @@ impl Entry {
 enum Taken {
     Chunk(Bytes),
     End,
-    Failed(ErrorObject),
+    Failed(Box<ErrorObject>),
     Nothing,
 }
 
@@ -349,7 +349,7 @@ pub(super) struct InboundStream {
 
 impl InboundStream {
     /// The next bytes, never none; `None` at the end.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, ErrorObject>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, Box<ErrorObject>>> {
         loop {
             match self.streams.take(self.id) {
                 Taken::Chunk(chunk) => return Some(Ok(chunk)),

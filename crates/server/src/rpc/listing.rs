@@ -71,7 +71,7 @@ pub(super) async fn walk(call: &Call) -> Result<Reply, CallError> {
             agent.walk(request).await
         })
         .await?;
-    entries(call, batches, |entry| Listed::Entry(entry)).await
+    entries(call, batches, Listed::Entry).await
 }
 
 pub(super) async fn expand_glob(call: &Call) -> Result<Reply, CallError> {

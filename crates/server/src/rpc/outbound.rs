@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_largest_chunk_fits_its_buffer() {
-        let text = enqueue_message((1 << 53) - 1, &[0; CHUNK_LEN_MAX]);
+        let text = enqueue_message((1 << 53) - 1, &vec![0; CHUNK_LEN_MAX]);
         assert!(text.len() <= ENQUEUE_OVERHEAD + CHUNK_LEN_MAX.div_ceil(3) * 4);
         assert!(text.len() < 1024 * 1024, "the Python SDK takes no more");
     }

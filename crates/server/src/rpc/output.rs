@@ -176,17 +176,16 @@ impl OutputReader {
     }
 
     async fn attempt(&mut self) -> Result<Option<Bytes>, Status> {
-        let chunks = match &mut self.chunks {
-            Some(chunks) => chunks,
-            None => {
-                let request = OutputRequest {
-                    pid: self.pid,
-                    stream: self.which.into(),
-                    offset: self.offset,
-                };
-                let opened = self.agent.client().output(request).await?;
-                self.chunks.insert(opened.into_inner())
-            }
+        if self.chunks.is_none() {
+            let request = OutputRequest {
+                pid: self.pid,
+                stream: self.which.into(),
+                offset: self.offset,
+            };
+            self.chunks = Some(self.agent.client().output(request).await?.into_inner());
+        }
+        let Some(chunks) = &mut self.chunks else {
+            return Ok(None);
         };
         Ok(chunks.message().await?.map(|chunk| chunk.data))
     }

@@ -132,7 +132,7 @@ async fn accept(connection: &Arc<Connection>, frame: Bytes) {
         }
         Ok(ClientMessage::StreamEnd(stream)) => connection.inbound.finish(stream, Ok(())),
         Ok(ClientMessage::StreamError { stream, error }) => {
-            connection.inbound.finish(stream, Err(error));
+            connection.inbound.finish(stream, Err(Box::new(error)));
         }
         Ok(ClientMessage::StreamCancel(stream)) => connection.outbound.cancel(stream),
         Ok(ClientMessage::Ignored(why)) => tracing::debug!(why, "ignored a client's message"),
@@ -171,9 +171,9 @@ async fn accept_call(connection: &Arc<Connection>, frame: CallFrame, frame_len: 
         stream: None,
         abortable: None,
         turn: None,
-        permits: CallPermits {
-            in_flight,
-            frame: hold_frame(connection, frame_len).await,
+        _permits: CallPermits {
+            _in_flight: in_flight,
+            _frame: hold_frame(connection, frame_len).await,
         },
     };
     settle_order(&mut call, &frame.method);
@@ -183,12 +183,16 @@ async fn accept_call(connection: &Arc<Connection>, frame: CallFrame, frame_len: 
 
 /// The parameters that tie a call to messages before and after it.
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(default)]
 struct Ties {
-    abort_id: Option<u64>,
-    content_stream_id: Option<u64>,
-    stdin_stream_id: Option<u64>,
-    file_handle_id: Option<u64>,
+    #[serde(rename = "abortId")]
+    abort: Option<u64>,
+    #[serde(rename = "contentStreamId")]
+    content: Option<u64>,
+    #[serde(rename = "stdinStreamId")]
+    stdin: Option<u64>,
+    #[serde(rename = "fileHandleId")]
+    file: Option<u64>,
 }
 
 fn settle_order(call: &mut Call, method: &str) {
@@ -197,25 +201,20 @@ fn settle_order(call: &mut Call, method: &str) {
     let ties = || serde_json::from_slice::<Ties>(&call.params).unwrap_or_default();
     match method {
         methods::READ_FILE | methods::READ_TEXT_FILE => {
-            let abort_id = ties().abort_id;
-            call.abortable = abort_id.map(|id| connection.aborts.enter(id));
+            call.abortable = ties().abort.map(|id| connection.aborts.enter(id));
         }
         methods::WRITE_FILE | methods::WRITE_TEXT_FILE => {
             let ties = ties();
-            call.abortable = ties.abort_id.map(|id| connection.aborts.enter(id));
-            call.stream = ties
-                .content_stream_id
-                .map(|id| connection.inbound.claim(id));
+            call.abortable = ties.abort.map(|id| connection.aborts.enter(id));
+            call.stream = ties.content.map(|id| connection.inbound.claim(id));
         }
         methods::SPAWN => {
-            let stream_id = ties().stdin_stream_id;
-            call.stream = stream_id.map(|id| connection.inbound.claim(id));
+            call.stream = ties().stdin.map(|id| connection.inbound.claim(id));
         }
         // Locks wait for others, and what unlocks may come from this client.
         methods::FILE_LOCK => {}
         _ if method.starts_with("file") => {
-            let handle = ties().file_handle_id;
-            call.turn = handle.and_then(|id| connection.handles.turn(id));
+            call.turn = ties().file.and_then(|id| connection.handles.turn(id));
         }
         _ => {}
     }

@@ -117,13 +117,11 @@ async fn last_words(connection: &Connection, code: u16, reason: Cow<'static, str
         end.stream_tasks.wait().await;
         connection.outgoing.close(code, reason).await
     };
-    match timeout(LAST_WORDS_TIMEOUT, words).await {
-        Ok(sent) => sent.is_ok(),
-        Err(_) => {
-            tracing::debug!(sandbox = %connection.sandbox, "a client did not read its last answers");
-            false
-        }
+    if let Ok(sent) = timeout(LAST_WORDS_TIMEOUT, words).await {
+        return sent.is_ok();
     }
+    tracing::debug!(sandbox = %connection.sandbox, "a client did not read its last answers");
+    false
 }
 
 /// Stops all tasks and gives back what the connection held in the guest.

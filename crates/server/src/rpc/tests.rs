@@ -1,1 +1,11 @@
-//! Tests of whole connections.
+//! Whole connections: a WebSocket client, [`super::serve`], and a guest agent
+//! that does what each test says.
+
+mod agent;
+mod connections;
+mod files;
+mod harness;
+mod messages;
+mod outputs;
+mod restarts;
+mod uploads;

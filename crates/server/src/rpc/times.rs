@@ -5,6 +5,19 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use tombolo_api::rpc::{ErrorObject, Time};
 
+use super::fault::CallError;
+
+/// Text that is no time, or a time the guest cannot hold.
+#[derive(Debug, thiserror::Error)]
+#[error("Invalid time value")]
+pub(super) struct InvalidTime;
+
+impl From<InvalidTime> for CallError {
+    fn from(invalid: InvalidTime) -> Self {
+        ErrorObject::new("RangeError", invalid.to_string()).into()
+    }
+}
+
 /// ISO 8601 with milliseconds, as JavaScript writes it.
 pub(super) fn to_iso(nanos: i64) -> String {
     Timestamp::from_nanosecond(i128::from(nanos))
@@ -14,12 +27,12 @@ pub(super) fn to_iso(nanos: i64) -> String {
 }
 
 /// Nanoseconds since the epoch.
-pub(super) fn to_nanos(time: &Time) -> Result<i64, ErrorObject> {
+pub(super) fn to_nanos(time: &Time) -> Result<i64, InvalidTime> {
     match time {
         Time::Iso(text) => iso_to_nanos(text),
         Time::Seconds(seconds) => seconds_to_nanos(*seconds),
     }
-    .ok_or_else(|| ErrorObject::new("RangeError", "Invalid time value"))
+    .ok_or(InvalidTime)
 }
 
 fn iso_to_nanos(text: &str) -> Option<i64> {

@@ -76,7 +76,7 @@ impl<'a> Source<'a> {
     }
 
     /// The next bytes.
-    async fn next(&mut self) -> Option<Result<Bytes, ErrorObject>> {
+    async fn next(&mut self) -> Option<Result<Bytes, Box<ErrorObject>>> {
         match self {
             Self::Stream(stream) => stream.next().await,
             Self::Text(rest) => {
@@ -93,7 +93,11 @@ impl<'a> Source<'a> {
                     return None;
                 }
                 let decoded = BASE64.decode(slice);
-                Some(decoded.map(Bytes::from).map_err(|_| not_base64()))
+                Some(
+                    decoded
+                        .map(Bytes::from)
+                        .map_err(|_invalid| Box::new(not_base64())),
+                )
             }
         }
     }
@@ -116,7 +120,7 @@ fn not_base64() -> ErrorObject {
 /// Why sending content to the guest stopped.
 enum Stopped {
     /// The source failed; what the guest has is incomplete.
-    Source(ErrorObject),
+    Source(Box<ErrorObject>),
     /// The guest takes no more, and its answer says why.
     Guest,
 }
@@ -136,13 +140,16 @@ async fn send(
         let open = WriteFileChunk {
             part: Some(Part::Open(open)),
         };
-        sender.send(open).await.map_err(|_| Stopped::Guest)?;
+        sender.send(open).await.map_err(|_refused| Stopped::Guest)?;
         let mut next = first;
         while let Some(mut data) = next {
             while !data.is_empty() {
                 let part = Part::Data(data.split_to(data.len().min(CHUNK_LEN_MAX)));
                 let chunk = WriteFileChunk { part: Some(part) };
-                sender.send(chunk).await.map_err(|_| Stopped::Guest)?;
+                sender
+                    .send(chunk)
+                    .await
+                    .map_err(|_refused| Stopped::Guest)?;
             }
             next = source.next().await.transpose().map_err(Stopped::Source)?;
         }

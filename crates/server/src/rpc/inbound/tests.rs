@@ -51,7 +51,7 @@ async fn an_error_reaches_the_reader_after_the_data() {
     let streams = streams();
     streams.start(1);
     streams.push(1, bytes(3));
-    streams.finish(1, Err(ErrorObject::new("Error", "boom")));
+    streams.finish(1, Err(Box::new(ErrorObject::new("Error", "boom"))));
     let mut reader = streams.claim(1).unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap().len(), 3);
     assert_eq!(reader.next().await.unwrap().unwrap_err().message, "boom");
