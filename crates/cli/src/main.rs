@@ -29,7 +29,7 @@ use tombolo_diag::{LogFormat, init_logging};
 use crate::cli::{Cli, Command};
 use crate::config::keys;
 use crate::environment::Environment;
-use crate::failure::{Failure, OrFail as _, Outcome};
+use crate::failure::{Failure, Outcome};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -82,5 +82,8 @@ fn start_log(cli: &Cli, environment: &Environment) -> Outcome {
             .hint("it takes \"text\" or \"json\""));
         }
     };
-    init_logging(filter, format).or_fail(tombolo_diag::ExitCode::Usage)
+    init_logging(filter, format).map_err(|error| {
+        Failure::new(tombolo_diag::ExitCode::Usage, error)
+            .hint("write it as \"info\" or \"warn,tombolo_server=debug\"")
+    })
 }

@@ -30,7 +30,8 @@ use crate::failure::{Failure, Outcome};
 use crate::state::UpLock;
 use crate::{local, output, provision};
 pub(crate) use background::ensure_running;
-use fleet::Fleet;
+pub(crate) use fleet::{Fleet, Pids};
+pub(crate) use tokens::ensure_default;
 
 /// How long an ephemeral server stays without sandboxes.
 const IDLE_MAX: Duration = Duration::from_mins(1);
@@ -44,8 +45,8 @@ const DRAINED_AT_ONCE: usize = 8;
 
 /// Runs the server of this machine until it is told to end.
 pub(crate) fn up(context: &Context, args: &UpArgs) -> Outcome {
-    crate::context::require_root("\"tombolo up\"")?;
     let settings = context.settings(&args.settings.flags())?;
+    crate::context::require_root("\"tombolo up\"")?;
     context
         .state
         .prepare(settings.run_as)
@@ -126,7 +127,7 @@ async fn supervise(context: &Context, settings: &Settings, args: &UpArgs) -> Out
 
 /// Ends only by itself: never, or when an ephemeral server has nothing to do.
 async fn serve(context: &Context, args: &UpArgs, fleet: &mut Fleet) -> Outcome {
-    let client = tokens::ensure_default(context).await?;
+    let client = ensure_default(context).await?;
     announce(&client, args).await?;
     tokio::select! {
         never = fleet.keep_alive(context) => never,
@@ -180,7 +181,7 @@ async fn idle(client: &RestClient) {
 }
 
 /// Ends every sandbox that runs.
-async fn drain(context: &Context) -> Outcome {
+pub(crate) async fn drain(context: &Context) -> Outcome {
     let drained = async {
         let admin = local::admin(context).await?;
         let rows: Vec<SandboxRow> = admin.get(SANDBOXES_PATH).await?;

@@ -1,1 +1,485 @@
-//! placeholder
+//! The client against a server that does exactly what each test says.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::files::WalkError;
+use super::process::{SpawnError, SpawnOptions, Stdin};
+use super::stream::{SendError, StreamError};
+use super::{
+    CallError, ConnectError, Connection, CreateConfig, Endpoint, RequestError, RestClient,
+};
+use super::{Token, USER_AGENT};
+
+const ID: &str = "sbx_ord_0123456789abcdefghjk";
+/// Long enough for a busy machine, short enough to notice a hang.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Script = Arc<dyn Fn(WebSocket) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Listens on a free port for as long as the test runs.
+async fn listen(router: Router) -> Endpoint {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Endpoint::parse(&format!("http://{address}")).unwrap()
+}
+
+/// A server that takes every WebSocket and then follows the script.
+async fn scripted<F>(script: impl Fn(WebSocket) -> F + Send + Sync + 'static) -> Endpoint
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let script: Script = Arc::new(move |socket| Box::pin(script(socket)));
+    let upgrade = move |upgrade: WebSocketUpgrade| {
+        let script = Arc::clone(&script);
+        async move {
+            let response = upgrade.on_upgrade(move |socket| script(socket));
+            ([("x-deno-sandbox-id", ID)], response).into_response()
+        }
+    };
+    listen(Router::new().fallback(any(upgrade))).await
+}
+
+async fn connect(endpoint: &Endpoint) -> Connection {
+    Connection::connect(endpoint, &Token::new("ddo_t"), ID)
+        .await
+        .unwrap()
+}
+
+/// The next JSON from the client; control frames are nobody's business.
+async fn receive(socket: &mut WebSocket) -> Value {
+    loop {
+        match socket.recv().await.unwrap().unwrap() {
+            Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The next message of this kind; others are passed over.
+async fn receive_only(socket: &mut WebSocket, method: &str) -> Value {
+    loop {
+        let message = receive(socket).await;
+        if message["method"] == method {
+            return message;
+        }
+    }
+}
+
+async fn send(socket: &mut WebSocket, message: &Value) {
+    let text = Message::text(message.to_string());
+    socket.send(text).await.unwrap();
+}
+
+async fn reply(socket: &mut WebSocket, request: &Value, result: Value) {
+    let reply = json!({"jsonrpc": "2.0", "id": request["id"], "result": result});
+    send(socket, &reply).await;
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "calls read better")]
+fn stream(method: &str, params: Value) -> Value {
+    json!({"jsonrpc": "2.0", "method": format!("$sandbox.stream.{method}"), "params": params})
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("it hangs")
+}
+
+fn options() -> SpawnOptions {
+    SpawnOptions {
+        command: "cat".to_owned(),
+        args: vec!["-".to_owned()],
+        env: [("A".to_owned(), "b".to_owned())].into(),
+        cwd: Some("/tmp".to_owned()),
+        stdin: Stdin::Piped,
+        terminal: None,
+    }
+}
+
+#[tokio::test]
+async fn the_handshake_names_the_client_the_token_and_the_configuration() {
+    let seen = Arc::new(Mutex::new(HeaderMap::new()));
+    let headers_of = Arc::clone(&seen);
+    let create = move |headers: HeaderMap, upgrade: WebSocketUpgrade| {
+        headers_of.lock().unwrap().clone_from(&headers);
+        async {
+            let response = upgrade.on_upgrade(|_socket| async {});
+            ([("x-deno-sandbox-id", ID)], response)
+        }
+    };
+    let router = Router::new().route("/api/v3/sandboxes/create", get(create));
+    let endpoint = listen(router).await;
+    let config = CreateConfig {
+        memory_mb: Some(2048),
+        timeout: Some("60s".to_owned()),
+        labels: [("k".to_owned(), "v".to_owned())].into(),
+        ..CreateConfig::default()
+    };
+    let connection = Connection::create(&endpoint, &Token::new("ddo_t"), &config)
+        .await
+        .unwrap();
+    assert_eq!(connection.sandbox(), ID);
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen["authorization"], "Bearer ddo_t");
+    assert_eq!(seen["user-agent"], USER_AGENT);
+    let config = STANDARD.decode(&seen["x-deno-sandbox-config"]).unwrap();
+    assert_eq!(
+        serde_json::from_slice::<Value>(&config).unwrap(),
+        json!({"memory_mb": 2048, "timeout": "60s", "labels": {"k": "v"}})
+    );
+}
+
+#[tokio::test]
+async fn a_refused_handshake_is_told_in_the_servers_words() {
+    async fn refuse() -> Response {
+        let body = r#"{"code":"LIMIT_EXCEEDED","message":"too many"}"#;
+        (
+            StatusCode::TOO_MANY_REQUESTS,
+            [("x-deno-trace-id", "t1")],
+            body,
+        )
+            .into_response()
+    }
+    let endpoint = listen(Router::new().fallback(any(refuse))).await;
+    let token = Token::new("ddo_t");
+    let error = Connection::create(&endpoint, &token, &CreateConfig::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "too many (LIMIT_EXCEEDED, trace t1)");
+    assert_eq!(error.refusal().unwrap().status, 429);
+}
+
+#[tokio::test]
+async fn what_is_no_sandbox_server_is_not_taken_for_one() {
+    let unnamed = any(|upgrade: WebSocketUpgrade| async { upgrade.on_upgrade(|_socket| async {}) });
+    let endpoint = listen(Router::new().fallback(unnamed)).await;
+    let token = Token::new("");
+    let error = Connection::connect(&endpoint, &token, ID)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ConnectError::NotAServer { .. }), "{error}");
+
+    let page = any(|| async { (StatusCode::OK, "<html>\u{1b}[2J") });
+    let endpoint = listen(Router::new().fallback(page)).await;
+    let error = Connection::connect(&endpoint, &token, ID)
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("200") && !text.contains('\u{1b}'), "{text}");
+
+    let nobody = Endpoint::parse("http://127.0.0.1:1").unwrap();
+    let error = Connection::connect(&nobody, &token, ID).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_process_is_fed_read_and_waited_for() {
+    let endpoint = scripted(|mut socket| async move {
+        let start = receive(&mut socket).await;
+        assert_eq!(start["method"], "$sandbox.stream.start");
+        let spawn = receive(&mut socket).await;
+        assert_eq!(spawn["method"], "spawn");
+        assert_eq!(
+            spawn["params"],
+            json!({"command": "cat", "args": ["-"], "env": {"A": "b"}, "cwd": "/tmp",
+                "stdinStreamId": start["params"]["streamId"], "stdout": "piped", "stderr": "piped"})
+        );
+        let spawned = json!({"ok": {"pid": 7, "stdoutStreamId": 70, "stderrStreamId": 71}});
+        reply(&mut socket, &spawn, spawned).await;
+        let wait = receive(&mut socket).await;
+        assert_eq!((&wait["method"], &wait["params"]), (&json!("processWait"), &json!({"pid": 7})));
+        let chunk = receive(&mut socket).await;
+        assert_eq!(chunk["method"], "$sandbox.stream.enqueue");
+        let end = receive(&mut socket).await;
+        assert_eq!(end["method"], "$sandbox.stream.end");
+        for id in [70, 71] {
+            send(&mut socket, &stream("start", json!({"streamId": id}))).await;
+        }
+        let echo = json!({"streamId": 70, "data": chunk["params"]["data"]});
+        send(&mut socket, &stream("enqueue", echo)).await;
+        for id in [71, 70] {
+            send(&mut socket, &stream("end", json!({"streamId": id}))).await;
+        }
+        let exit = json!({"ok": {"success": false, "code": 137, "signal": "SIGKILL", "oom": "high-confidence"}});
+        reply(&mut socket, &wait, exit).await;
+        while socket.recv().await.is_some() {}
+    })
+    .await;
+    in_time(async {
+        let connection = connect(&endpoint).await;
+        let mut process = connection.spawn(&options()).await.unwrap();
+        let stdin = process.stdin.take().unwrap();
+        stdin.send(b"hello").await.unwrap();
+        stdin.end().await.unwrap();
+        let mut stdout = process.stdout.unwrap();
+        assert_eq!(stdout.next().await.unwrap().unwrap(), "hello");
+        assert!(stdout.next().await.unwrap().is_none());
+        assert!(stdout.next().await.unwrap().is_none());
+        assert!(process.stderr.unwrap().next().await.unwrap().is_none());
+        let exit: super::process::WaitResult = process.exit.reply().await.unwrap();
+        assert_eq!((exit.code, exit.signal.as_deref()), (137, Some("SIGKILL")));
+        connection.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failed_call_says_what_failed() {
+    let endpoint = scripted(|mut socket| async move {
+        let failures = [
+            json!({"result": {"error": {"constructorName": "NotFound", "message": "no such file"}}}),
+            json!({"error": {"code": -32601, "message": "Method not found"}}),
+            json!({"result": {"ok": 5}}),
+        ];
+        for failure in failures {
+            let request = receive(&mut socket).await;
+            let mut message = failure.clone();
+            message["id"] = request["id"].clone();
+            message["jsonrpc"] = json!("2.0");
+            send(&mut socket, &message).await;
+        }
+        while socket.recv().await.is_some() {}
+    })
+    .await;
+    in_time(async {
+        let connection = connect(&endpoint).await;
+        let error = connection.read_link("/a").await.unwrap_err();
+        assert_eq!(error.to_string(), "no such file");
+        let error = connection.read_link("/a").await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the server refused the call readLink: Method not found (-32601)"
+        );
+        let error = connection.read_link("/a").await.unwrap_err();
+        assert!(matches!(error, CallError::Decode { .. }), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signal_for_a_process_that_has_gone_is_no_error() {
+    let endpoint = scripted(|mut socket| async move {
+        for code in ["ENOENT", "EPERM"] {
+            let request = receive(&mut socket).await;
+            let error = json!({"constructorName": "TypeError", "message": "m", "code": code});
+            reply(&mut socket, &request, json!({"error": error})).await;
+        }
+        while socket.recv().await.is_some() {}
+    })
+    .await;
+    in_time(async {
+        let connection = connect(&endpoint).await;
+        connection.signal(7, "SIGINT").await.unwrap();
+        assert!(connection.signal(7, "SIGINT").await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_the_connection_ends_nothing_hangs() {
+    type End = fn(WebSocket) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    let ends: [(End, &str); 3] = [
+        (
+            |mut socket| {
+                Box::pin(async move {
+                    let frame = axum::extract::ws::CloseFrame {
+                        code: 1001,
+                        reason: "the sandbox has ended".into(),
+                    };
+                    socket.send(Message::Close(Some(frame))).await.unwrap();
+                })
+            },
+            "the server closed the connection: the sandbox has ended",
+        ),
+        (
+            |mut socket| Box::pin(async move { socket.send(Message::text("{]")).await.unwrap() }),
+            "the connection broke: a frame is not the JSON that was expected",
+        ),
+        (
+            |socket| Box::pin(async move { drop(socket) }),
+            "the connection broke: ",
+        ),
+    ];
+    for (end, expected) in ends {
+        let endpoint = scripted(move |mut socket| async move {
+            let walk = receive(&mut socket).await;
+            reply(&mut socket, &walk, json!({"ok": {"streamId": 5}})).await;
+            send(&mut socket, &stream("start", json!({"streamId": 5}))).await;
+            let _unanswered = receive(&mut socket).await;
+            end(socket).await;
+        })
+        .await;
+        in_time(async {
+            let connection = connect(&endpoint).await;
+            let mut walk = connection.walk("/").await.unwrap();
+            let error = connection.read_link("/a").await.unwrap_err();
+            assert!(
+                error.to_string().starts_with(expected),
+                "{error}\n{expected}"
+            );
+            let error = walk.next().await.unwrap_err();
+            assert!(
+                matches!(error, WalkError::Stream(StreamError::ConnectionLost)),
+                "{error}"
+            );
+            // What comes later learns it at once.
+            let error = connection.read_link("/a").await.unwrap_err();
+            assert!(matches!(error, CallError::ConnectionLost { .. }), "{error}");
+            let error = connection.spawn(&options()).await.unwrap_err();
+            let (SpawnError::Refused { .. } | SpawnError::Stdin { .. }) = error;
+            assert!(connection.inbound(6).next().await.is_err());
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_may_come_before_it_is_asked_for_and_may_break() {
+    let endpoint = scripted(|mut socket| async move {
+        let walk = receive(&mut socket).await;
+        send(&mut socket, &stream("start", json!({"streamId": 5}))).await;
+        let entry = json!({"path": "/a", "name": "a", "isFile": true, "isDirectory": false, "isSymlink": false});
+        let data = STANDARD.encode(entry.to_string());
+        send(&mut socket, &stream("enqueue", json!({"streamId": 5, "data": data}))).await;
+        let error = json!({"constructorName": "PermissionDenied", "message": "not yours"});
+        send(&mut socket, &stream("error", json!({"streamId": 5, "error": error}))).await;
+        // Some servers end what they have broken.
+        send(&mut socket, &stream("end", json!({"streamId": 5}))).await;
+        reply(&mut socket, &walk, json!({"ok": {"streamId": 5}})).await;
+        while socket.recv().await.is_some() {}
+    })
+    .await;
+    in_time(async {
+        let connection = connect(&endpoint).await;
+        let mut walk = connection.walk("/").await.unwrap();
+        assert_eq!(walk.next().await.unwrap().unwrap().path, "/a");
+        let error = walk.next().await.unwrap_err();
+        assert_eq!(error.to_string(), "the stream broke off: not yours");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn both_sides_can_say_that_they_read_no_more() {
+    let (told, mut tell) = tokio::sync::mpsc::channel(1);
+    let endpoint = scripted(move |mut socket| {
+        let told = told.clone();
+        async move {
+            let start = receive(&mut socket).await;
+            let write = receive(&mut socket).await;
+            send(&mut socket, &stream("cancel", start["params"].clone())).await;
+            let error = json!({"constructorName": "Error", "message": "disk full"});
+            reply(&mut socket, &write, json!({"error": error})).await;
+            let walk = receive_only(&mut socket, "walk").await;
+            reply(&mut socket, &walk, json!({"ok": {"streamId": 9}})).await;
+            let cancel = receive_only(&mut socket, "$sandbox.stream.cancel").await;
+            told.send(cancel["params"]["streamId"].clone())
+                .await
+                .unwrap();
+            while socket.recv().await.is_some() {}
+        }
+    })
+    .await;
+    in_time(async {
+        let connection = connect(&endpoint).await;
+        let writer = connection.open_for_writing("/a", 0o644).await.unwrap();
+        let error = loop {
+            if let Err(error) = writer.write(b"x").await {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(matches!(error, SendError::Cancelled), "{error}");
+        assert_eq!(writer.reason().await.to_string(), "disk full");
+        connection.walk("/").await.unwrap();
+        connection.inbound(9).cancel().await;
+        assert_eq!(tell.recv().await.unwrap(), 9);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_read_holds_up_the_sender() {
+    /// Beyond what the queues here and in the kernel take.
+    const SENT_MAX: usize = 64 * 1024 * 1024;
+    let release = Arc::new(tokio::sync::Notify::new());
+    let held = Arc::clone(&release);
+    let endpoint = scripted(move |mut socket| {
+        let held = Arc::clone(&held);
+        async move {
+            held.notified().await;
+            receive_only(&mut socket, "$sandbox.stream.end").await;
+        }
+    })
+    .await;
+    in_time(async {
+        let connection = connect(&endpoint).await;
+        let stream = connection.outbound().await.unwrap();
+        let piece = vec![b'x'; 1024 * 1024];
+        let mut sent = 0;
+        while tokio::time::timeout(Duration::from_millis(500), stream.send(&piece))
+            .await
+            .is_ok()
+        {
+            sent += piece.len();
+            assert!(sent < SENT_MAX, "nothing holds up the sender");
+        }
+        release.notify_one();
+        stream.send(&piece).await.unwrap();
+        stream.end().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_bring_an_answer_or_a_reason() {
+    let answers = Router::new()
+        .route("/ok", get(|| async { r#"{"a":1}"# }))
+        .route("/odd", get(|| async { "[" }))
+        .route(
+            "/broken",
+            get(|| async { (StatusCode::BAD_GATEWAY, "oops") }),
+        )
+        .route(
+            "/refused",
+            get(|| async {
+                let body = r#"{"code":"INVALID_TOKEN","message":"no"}"#;
+                (StatusCode::UNAUTHORIZED, body)
+            }),
+        );
+    let client = RestClient::new(listen(answers).await, Token::new("t"));
+    let ask = async |path: &str| client.get::<Value>(path).await.map_err(|e| e.to_string());
+    assert_eq!(ask("/ok").await, Ok(json!({"a": 1})));
+    for (path, expected) in [
+        (
+            "/odd",
+            "the server's answer to GET /odd is not understood: [",
+        ),
+        ("/broken", "the server answered 502 Bad Gateway: oops (502)"),
+        ("/refused", "no (INVALID_TOKEN)"),
+    ] {
+        assert_eq!(ask(path).await, Err(expected.to_owned()));
+    }
+    assert!(!client.healthy().await);
+    let nobody = RestClient::new(
+        Endpoint::parse("http://127.0.0.1:1").unwrap(),
+        Token::new("t"),
+    );
+    let error = nobody.get::<Value>("/ok").await.unwrap_err();
+    assert!(matches!(error, RequestError::Unreachable { .. }), "{error}");
+}

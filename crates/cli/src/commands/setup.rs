@@ -6,8 +6,8 @@ use crate::failure::Outcome;
 use crate::{output, provision};
 
 pub(super) fn setup(context: &Context, args: &SetupArgs) -> Outcome {
-    crate::context::require_root("set-up")?;
     let settings = context.settings(&args.settings.flags())?;
+    crate::context::require_root("set-up")?;
     let artefacts = provision::provision(context, &settings)?;
     if args.json {
         return output::json(&artefacts);

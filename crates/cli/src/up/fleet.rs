@@ -23,7 +23,7 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 
 /// The children of one supervisor.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     node: Keeper<NodeLaunch>,
     server: Keeper<ServerLaunch>,
     running: Running,
@@ -32,7 +32,7 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Starts both. What fails here fails for good: it is the person's to
     /// mend, and they are watching.
-    pub(super) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
+    pub(crate) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
         let admin_token_hash = tokens::make_admin(&context.state)?;
         let node = NodeLaunch::new(&context.state, settings);
         let (node, _ready) = Keeper::start(Role::Node, node).await?;
@@ -81,11 +81,26 @@ impl Fleet {
         }
     }
 
+    /// Which processes they are.
+    pub(crate) fn pids(&self) -> Pids {
+        Pids {
+            server: self.server.child.pid(),
+            node: self.node.child.pid(),
+        }
+    }
+
     /// Stops the server, then the node.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.server.child.stop().await;
         self.node.child.stop().await;
     }
+}
+
+/// The process ids of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pids {
+    pub(crate) server: u32,
+    pub(crate) node: u32,
 }
 
 /// A child and how to start it again.

@@ -27,7 +27,7 @@ pub(super) fn make_admin(state: &StateDir) -> Outcome<String> {
 
 /// The client of the default organisation, with the token that was kept if it
 /// still opens the server.
-pub(super) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
+pub(crate) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
     let Some(running) = context.state.running()? else {
         return Err(Failure::message(
             tombolo_diag::ExitCode::Internal,
