@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tombolo_ids::{OrganisationId, SandboxId};
+use tombolo_ids::{MemoryMib, OrganisationId, SandboxId};
 use tombolo_lifecycle::{AdmissionRefusal, Demand, Ledger, OrganisationLimits};
 
 use crate::sandbox::SandboxHandle;
@@ -64,6 +64,21 @@ pub(crate) struct Reservation {
     ledger: Arc<Mutex<Ledger>>,
     organisation: OrganisationId,
     demand: Demand,
+}
+
+impl Reservation {
+    /// The node granted more than was asked for, which the organisation holds
+    /// whatever its limits.
+    pub(crate) fn grant(&mut self, memory: MemoryMib) {
+        let granted = Demand {
+            memory,
+            ..self.demand
+        };
+        let mut ledger = self.ledger.lock();
+        ledger.release(&self.organisation, self.demand);
+        ledger.book(&self.organisation, granted);
+        self.demand = granted;
+    }
 }
 
 impl Drop for Reservation {

@@ -21,6 +21,10 @@ use tonic::transport::Server;
 use crate::agent::FakeAgent;
 use crate::service::{GuestService, NodeService};
 
+/// The windows of a real node: smaller ones bound how many small messages may
+/// be under way.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 /// Events a slow reader may be behind.
 const EVENTS_MAX: usize = 1024;
 
@@ -49,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<SandboxEnded>,
     pub(crate) behaviour: watch::Sender<CreateBehaviour>,
     pub(crate) watchers: watch::Sender<usize>,
+    /// Memory is granted in multiples of this.
+    pub(crate) memory_step_mib: watch::Sender<u32>,
 }
 
 impl Shared {
@@ -130,6 +136,8 @@ impl FakeNode {
             UnixListener::bind(&socket).context("the fake node cannot listen")?
         };
         let serving = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_routes(self.routes.clone())
             .serve_with_incoming(UnixListenerStream::new(listener));
         runtime.spawn(serving);
@@ -180,6 +188,11 @@ impl FakeNode {
 
     pub fn on_create(&self, behaviour: CreateBehaviour) {
         self.shared.behaviour.send_replace(behaviour);
+    }
+
+    /// Rounds the memory of new sandboxes up to a multiple of this.
+    pub fn set_memory_step(&self, step_mib: u32) {
+        self.shared.memory_step_mib.send_replace(step_mib.max(1));
     }
 
     /// A sandbox that nobody asked for.
@@ -244,5 +257,6 @@ fn new_shared() -> Arc<Shared> {
         events: broadcast::Sender::new(EVENTS_MAX),
         behaviour: watch::Sender::new(CreateBehaviour::Succeed),
         watchers: watch::Sender::new(0),
+        memory_step_mib: watch::Sender::new(1),
     })
 }

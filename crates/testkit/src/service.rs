@@ -67,7 +67,7 @@ impl Node for NodeService {
         &self,
         request: Request<CreateSandboxRequest>,
     ) -> Result<Response<CreateSandboxReply>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let created = self.shared.created.lock();
         created
             .unwrap_or_else(PoisonError::into_inner)
@@ -77,6 +77,8 @@ impl Node for NodeService {
         if sandboxes.contains_key(&request.sandbox_id) {
             return Err(Status::already_exists(request.sandbox_id));
         }
+        let step = *self.shared.memory_step_mib.borrow();
+        request.memory_mib = request.memory_mib.next_multiple_of(step);
         let memory_mib = request.memory_mib;
         sandboxes.insert(request.sandbox_id.clone(), Sandbox::new(request));
         Ok(Response::new(CreateSandboxReply {

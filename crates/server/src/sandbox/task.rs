@@ -13,8 +13,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tombolo_ids::{OrganisationId, SandboxId, UnixMillis};
-use tombolo_lifecycle::{Closing, Event, Phase, Role, SandboxMachine, SandboxPlan, StopReason};
+use tombolo_ids::{MemoryMib, OrganisationId, SandboxId, UnixMillis};
+use tombolo_lifecycle::{
+    Closing, Demand, Event, Phase, Role, SandboxMachine, SandboxPlan, StopReason,
+};
 use tombolo_node_proto::v1::{CreateSandboxReply, CreateSandboxRequest};
 
 use super::{
@@ -57,7 +59,7 @@ pub(super) struct SandboxTask {
     /// server's.
     ending: CancellationToken,
     /// Given back when the task ends.
-    _reservation: Reservation,
+    reservation: Reservation,
 }
 
 enum Happening {
@@ -80,7 +82,7 @@ pub(crate) async fn adopt(app: &Arc<App>, record: SandboxRecord) -> Result<(), Q
         // Its creator never learnt the id.
         StoredState::Creating => machine.end_for(StopReason::Abandoned),
     }
-    let demand = tombolo_lifecycle::Demand {
+    let demand = Demand {
         memory: record.memory,
         disk: record.disk,
     };
@@ -133,7 +135,7 @@ impl SandboxTask {
             connections: FuturesUnordered::new(),
             status,
             ending: app.shutdown.child_token(),
-            _reservation: parts.reservation,
+            reservation: parts.reservation,
         }
     }
 
@@ -233,8 +235,9 @@ impl SandboxTask {
     }
 
     async fn on_created(&mut self, reply: &CreateSandboxReply) -> Result<(), CreateError> {
-        let memory = tombolo_ids::MemoryMib(reply.memory_mib);
+        let memory = MemoryMib(reply.memory_mib);
         self.handle.meter().lock().await.set_memory(memory);
+        self.reservation.grant(memory);
         let recorded = self
             .app
             .database

@@ -191,17 +191,35 @@ async fn memory_and_disk_have_limits_too() {
     let refused = world.create(r#"{"memory_mb":768}"#).await.unwrap_err();
     refused.refuses(429, "LIMIT_EXCEEDED");
     assert!(refused.json["message"].as_str().unwrap().contains("memory"));
-    let other = world.new_token("other").await;
     let small = World::with(Limits {
         disk_total_bytes_max: Limits::STANDARD.disk.0,
         ..quick()
     })
     .await;
-    drop(other);
     let _one = small.create("{}").await.unwrap();
     let refused = small.create("{}").await.unwrap_err();
     refused.refuses(429, "LIMIT_EXCEEDED");
     assert!(refused.json["message"].as_str().unwrap().contains("disk"));
+}
+
+#[tokio::test]
+async fn what_the_node_grants_beyond_the_request_counts() {
+    let world = World::with(Limits {
+        memory_total_mib_max: 3000,
+        ..quick()
+    })
+    .await;
+    world.node.set_memory_step(2048);
+    let first = world.create(r#"{"memory_mb":1024}"#).await.unwrap();
+    assert_eq!(world.row(&first.id()).await["memory_mib"], 2048);
+    let refused = world.create(r#"{"memory_mb":1024}"#).await.unwrap_err();
+    refused.refuses(429, "LIMIT_EXCEEDED");
+    let said = refused.json["message"].as_str().unwrap();
+    assert!(said.contains("hold 2048 MiB"), "{said}");
+    world
+        .delete(&format!("/api/v3/sandbox/{}", first.id()))
+        .await;
+    world.create(r#"{"memory_mb":1024}"#).await.unwrap();
 }
 
 #[tokio::test]

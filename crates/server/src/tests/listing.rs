@@ -204,6 +204,25 @@ async fn stopped_sandboxes_are_listed_for_the_retention_time() {
 }
 
 #[tokio::test]
+async fn usage_is_measured_now_and_then() {
+    let world = World::with(Limits {
+        usage_interval: std::time::Duration::from_millis(20),
+        ..quick()
+    })
+    .await;
+    let socket = world.create(r#"{"memory_mb":1024}"#).await.unwrap();
+    let held = |row: &Value| row["usage"]["memory_mib_seconds"].as_u64();
+    let once = tombolo_testkit::eventually("it is measured", async || {
+        held(&world.row(&socket.id()).await)
+    })
+    .await;
+    tombolo_testkit::eventually("it is measured again", async || {
+        held(&world.row(&socket.id()).await).filter(|now| *now > once)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn usage_is_measured_on_request_and_at_the_end() {
     let world = World::new().await;
     let socket = world.create(r#"{"memory_mb":1024}"#).await.unwrap();

@@ -9,6 +9,7 @@ use tombolo_testkit::{CreateBehaviour, Script, eventually};
 use super::harness::{World, quick};
 use crate::clock;
 use crate::config::Limits;
+use crate::serve::Server;
 
 fn patient() -> Limits {
     Limits {
@@ -77,6 +78,43 @@ async fn a_new_server_adopts_what_the_old_one_left() {
         world.until_state(&session_id, "stopped").await["reason"],
         "session_closed"
     );
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_loses_no_sandbox() {
+    let mut world = World::with(patient()).await;
+    world.stop_server().await;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let starting = runtime.spawn(Server::start(world.config.clone()));
+    world.address = starting.await.unwrap().unwrap().address();
+    world.followed().await;
+    let mut duration = world.create(r#"{"timeout":"5m"}"#).await.unwrap();
+    let session = world.create("{}").await.unwrap();
+    let dying = world.create(r#"{"timeout":"5m"}"#).await.unwrap();
+    let path = format!("/api/v3/sandbox/{}", duration.id());
+    let stop_at = clock::now().0 + 1_000_000;
+    let extended = world.patch(&path, json!({ "stop_at_ms": stop_at })).await;
+    assert_eq!(extended.json["stop_at_ms"], stop_at);
+    world
+        .delete(&format!("/api/v3/sandbox/{}", dying.id()))
+        .await;
+
+    runtime.shutdown_background();
+    assert_eq!(duration.end().await, None);
+    world.start_server().await;
+    let row = world.until_state(&duration.id(), "running").await;
+    assert_eq!(row["deadline_ms"], stop_at);
+    world.until_state(&session.id(), "grace").await;
+    assert_eq!(world.row(&dying.id()).await["reason"], "killed");
+    let mut left = world.node.sandboxes();
+    left.sort();
+    let mut expected = [duration.id(), session.id()];
+    expected.sort();
+    assert_eq!(left, expected);
 }
 
 #[tokio::test]
