@@ -1,6 +1,7 @@
 //! What the tasks of one connection share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ pub(super) struct Connection {
     pub(super) aborts: Arc<Aborts>,
     pub(super) gates: Arc<Gates>,
     pub(super) end: End,
+    /// Messages read so far.
+    pub(super) messages_read: AtomicU64,
     /// Calls at work.
     pub(super) in_flight: Arc<Semaphore>,
     /// Kibibytes of large messages held by calls at work.
@@ -86,6 +89,7 @@ impl Connection {
                 stream_tasks: TaskTracker::new(),
                 peer_gone: CancellationToken::new(),
             },
+            messages_read: AtomicU64::new(0),
             in_flight: Arc::new(Semaphore::new(limits.calls_in_flight_max)),
             frames: Arc::new(Semaphore::new(limits.frames_held_max / FRAME_UNIT)),
             large_replies: Arc::new(Semaphore::new(LARGE_REPLIES_MAX)),

@@ -9,6 +9,7 @@ use tombolo_api::rpc::{ErrorObject, ProtocolError, code};
 use tombolo_guest_proto::v1::OsError;
 use tonic::{Code, Status};
 
+use super::guest_call::is_lost;
 use super::params::InvalidParams;
 
 /// Why a call failed.
@@ -75,13 +76,16 @@ pub(super) fn from_status(status: &Status) -> ErrorObject {
     if let Some(error) = OsError::from_status(status) {
         return from_os_error(&error, status.message());
     }
+    if is_lost(status) {
+        return ErrorObject::new(
+            "ConnectionReset",
+            "The way to the sandbox was lost, so it is unknown whether the call took effect; \
+             look, then try again",
+        )
+        .with_code("ECONNRESET");
+    }
     match status.code() {
         Code::NotFound => sandbox_ended(),
-        Code::Unavailable => ErrorObject::new(
-            "ConnectionRefused",
-            "The sandbox cannot be reached at the moment; try again",
-        )
-        .with_code("ECONNREFUSED"),
         Code::ResourceExhausted => ErrorObject::new("Busy", status.message()).with_code("EBUSY"),
         Code::Unimplemented => ErrorObject::new("NotSupported", status.message()),
         _ => ErrorObject::new("Error", status.message()),
@@ -294,7 +298,7 @@ mod tests {
     fn other_failures_say_what_to_expect() {
         let cases = [
             (Status::not_found("no such sandbox"), "ConnectionAborted"),
-            (Status::unavailable("gone"), "ConnectionRefused"),
+            (Status::unavailable("gone"), "ConnectionReset"),
             (Status::resource_exhausted("full"), "Busy"),
             (Status::internal("bug"), "Error"),
         ];

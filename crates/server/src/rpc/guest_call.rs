@@ -90,13 +90,9 @@ impl Retry {
 }
 
 /// The way to the guest failed, before or after the call reached it.
-fn is_lost(status: &Status) -> bool {
-    match status.code() {
-        Code::Unavailable => true,
-        // A status that came from the other side has no source.
-        Code::Unknown | Code::Internal | Code::Cancelled => status.source().is_some(),
-        _ => false,
-    }
+pub(super) fn is_lost(status: &Status) -> bool {
+    // A status that came from the other side has no source.
+    status.code() == Code::Unavailable || status.source().is_some()
 }
 
 /// No connection to the node could be made.

@@ -2,6 +2,7 @@
 //! depends on it, before calls run side by side.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
@@ -86,6 +87,7 @@ pub(super) async fn read(
         };
         if !frame.is_empty() {
             accept(connection, frame).await;
+            connection.messages_read.fetch_add(1, Ordering::Relaxed);
         }
         last_heard = Instant::now();
     }

@@ -15,6 +15,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::ws::{WebSocket, close_code};
@@ -26,6 +27,8 @@ use super::outgoing::outgoing;
 use super::reader::{ReadEnd, read};
 use super::{RpcSession, SessionEnd, handles};
 
+/// How long no message must come before a connection is closed.
+const QUIET_MOMENT: Duration = Duration::from_millis(20);
 /// How long a client may take to read its last answers.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to echo the close frame.
@@ -110,8 +113,7 @@ async fn last_words(connection: &Connection, code: u16, reason: Cow<'static, str
     let end = &connection.end;
     let words = async {
         end.calls.cancel();
-        end.call_tasks.close();
-        end.call_tasks.wait().await;
+        answer_all(connection).await;
         end.streams.cancel();
         end.stream_tasks.close();
         end.stream_tasks.wait().await;
@@ -122,6 +124,22 @@ async fn last_words(connection: &Connection, code: u16, reason: Cow<'static, str
     }
     tracing::debug!(sandbox = %connection.sandbox, "a client did not read its last answers");
     false
+}
+
+/// Waits until all calls are answered and no more have come for a moment. A
+/// call that is under way when the connection is closed would never be
+/// answered, so the moment should be longer than the way from the client.
+async fn answer_all(connection: &Connection) {
+    let calls = &connection.end.call_tasks;
+    calls.close();
+    loop {
+        let read_before = connection.messages_read.load(Ordering::Relaxed);
+        sleep(QUIET_MOMENT).await;
+        calls.wait().await;
+        if connection.messages_read.load(Ordering::Relaxed) == read_before {
+            return;
+        }
+    }
 }
 
 /// Stops all tasks and gives back what the connection held in the guest.

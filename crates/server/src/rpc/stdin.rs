@@ -66,9 +66,10 @@ async fn copy(connection: &Connection, pid: i32, mut stream: InboundStream) -> R
     };
     tokio::pin!(answer, feeding);
     tokio::select! {
-        answer = &mut answer => answer?,
+        biased;
         // A guest that takes no more says why in its answer.
         _ = &mut feeding => answer.await?,
+        answer = &mut answer => answer?,
     };
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Whole files from a call's content or from a client stream.
 //!
 //! Data goes to the guest in small chunks as fast as the guest takes it; what
-//! has not been taken yet waits in the client's stream.
+//! has not been taken yet waits in the client's stream. A content that fails
+//! midway leaves what was written before, as a local write would.
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -158,12 +159,15 @@ async fn send(
     };
     tokio::pin!(answer, feed);
     tokio::select! {
-        // An answer that comes before all is sent is an error.
-        answer = &mut answer => answer?,
+        // A small file is all there when the call is first polled, and leaves
+        // in one piece.
+        biased;
         fed = &mut feed => match fed {
             Ok(()) | Err(Stopped::Guest) => answer.await?,
             Err(Stopped::Source(error)) => return Err(error.into()),
         },
+        // An answer that comes before all is sent is an error.
+        answer = &mut answer => answer?,
     };
     Ok(())
 }

@@ -91,43 +91,23 @@ async fn a_sandbox_that_has_ended_already_closes_at_once() {
 }
 
 #[tokio::test]
-async fn calls_that_come_while_the_sandbox_ends_are_answered_or_the_connection_is_closed() {
+async fn calls_on_their_way_when_the_sandbox_ends_are_answered() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
-    let mut asked = Vec::new();
     for turn in 0..200 {
         if turn == 100 {
             harness.ending.cancel();
         }
-        let message =
-            json!({"jsonrpc": "2.0", "id": turn, "method": "stat", "params": {"path": "/"}});
-        if client
-            .socket
-            .send(Message::text(message.to_string()))
-            .await
-            .is_err()
-        {
-            break;
-        }
-        asked.push(turn);
+        client.request("stat", json!({"path": "/"})).await;
     }
     let (messages, code, _) = client.until_close().await;
     assert_eq!(code, 1001);
-    // A message that came after the close frame left cannot be answered; those
-    // before are, without a gap.
     let mut answered: Vec<_> = messages
         .iter()
         .map(|message| message["id"].as_u64().unwrap())
         .collect();
     answered.sort_unstable();
-    assert!(answered.len() >= 100, "{answered:?}");
-    assert!(
-        answered
-            .iter()
-            .enumerate()
-            .all(|(place, id)| place as u64 == *id),
-        "{answered:?}"
-    );
+    assert_eq!(answered, (0..200).collect::<Vec<_>>());
 }
 
 async fn close(client: &mut Client, code: Option<u16>) {
@@ -201,10 +181,5 @@ async fn a_half_closed_connection_is_lost() {
         .await
         .unwrap();
     assert_eq!(harness.end().await, SessionEnd::ConnectionLost);
-    // A content that never ended is not taken for a whole one.
-    let written = harness.agent.written("/a");
-    assert_eq!(
-        (written.bytes.as_slice(), written.is_complete),
-        (&b"half"[..], false)
-    );
+    assert_eq!(harness.agent.written("/a").bytes, b"half");
 }

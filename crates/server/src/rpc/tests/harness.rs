@@ -124,13 +124,16 @@ impl Client {
 
     /// The next message of any kind, as it came.
     pub(super) async fn message(&mut self) -> Option<Message> {
-        loop {
-            match within("a message", self.socket.next()).await? {
-                Ok(Message::Ping(_) | Message::Pong(_)) => {}
-                Ok(message) => return Some(message),
-                Err(_) => return None,
+        within("a message", async {
+            loop {
+                match self.socket.next().await? {
+                    Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                    Ok(message) => return Some(message),
+                    Err(_) => return None,
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next JSON message from the wire.

@@ -196,7 +196,6 @@ async fn too_large_a_message_is_refused_after_what_is_owed_is_said() {
         .request("processWait", json!({"pid": process["pid"]}))
         .await;
     let stdout = process["stdoutStreamId"].as_u64().unwrap();
-    client.stream_message(stdout).await;
     let content = "x".repeat(200_000);
     let write = json!({"jsonrpc": "2.0", "id": 9, "method": "writeTextFile",
         "params": {"path": "a", "content": content}});

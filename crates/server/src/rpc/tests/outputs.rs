@@ -525,7 +525,7 @@ async fn python_gets_lists() {
 async fn no_message_to_python_reaches_its_limit() {
     let harness = Harness::new(Dialect::Python).await;
     let mut client = harness.connect().await;
-    let many = (0..20_000).map(|n| entry(&format!("/directory/with/a/long/name/{n}")));
+    let many = (0..40_000).map(|n| entry(&format!("/directory/with/a/long/name/{n}")));
     *harness.agent.state.entries.lock() = many.collect();
     let mut files = harness.agent.state.files.lock();
     files.insert("/fits".into(), vec![b'x'; 780_000]);
