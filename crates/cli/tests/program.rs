@@ -53,7 +53,7 @@ impl Place {
         let mut text = format!("exit {}\n", output.status.code().unwrap());
         for (name, stream) in [("stdout", output.stdout), ("stderr", output.stderr)] {
             if !stream.is_empty() {
-                text.push_str(&format!("{name}:\n{}", String::from_utf8_lossy(&stream)));
+                text.extend([name, ":\n", &String::from_utf8_lossy(&stream)]);
             }
         }
         let text = text.replace(&self.path().display().to_string(), "STATE");
@@ -163,6 +163,11 @@ fn mistakes_are_explained_and_exit_with_64() {
     error: --isolation cannot be "none"
       hint: it takes "auto", "kvm" or "emulated"
     "#);
+}
+
+#[test]
+fn mistakes_about_sandboxes_and_settings_are_explained_too() {
+    let place = Place::new();
     assert_snapshot!(place.run(&["sandbox", "kill"]), @r#"
     exit 64
     stderr:
