@@ -182,6 +182,10 @@ impl TestAgent {
         self.state.failures.lock().insert(name, error);
     }
 
+    pub(super) fn put_file(&self, path: &str, bytes: Vec<u8>) {
+        self.state.files.lock().insert(path.to_owned(), bytes);
+    }
+
     pub(super) fn process(&self, pid: i32) -> Process {
         self.state.processes.lock()[&pid].clone()
     }

@@ -41,6 +41,7 @@ fn file_info() -> Value {
         "isFifo": false, "isSocket": false})
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn path_cases() -> Vec<Case> {
     let path = || "/x".to_owned();
     let two = || v1::TwoPathsRequest {
@@ -408,12 +409,11 @@ async fn files_are_read_whole() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
     let large: Vec<u8> = (0..3_000_001_u32).map(|n| n.to_le_bytes()[0]).collect();
-    let mut files = harness.agent.state.files.lock();
-    files.insert("/empty".into(), Vec::new());
-    files.insert("/text".into(), "h\"é\n€".into());
-    files.insert("/bytes".into(), vec![0xff, 0, b'a']);
-    files.insert("/large".into(), large.clone());
-    drop(files);
+    let put = |path: &str, bytes: Vec<u8>| harness.agent.put_file(path, bytes);
+    put("/empty", Vec::new());
+    put("/text", "h\"é\n€".into());
+    put("/bytes", vec![0xff, 0, b'a']);
+    put("/large", large.clone());
     let cases = [
         ("readFile", "/empty", ""),
         ("readTextFile", "/empty", ""),
@@ -447,12 +447,7 @@ async fn an_answer_larger_than_the_client_takes_is_an_error() {
         ..crate::rpc::RpcLimits::default()
     };
     let harness = Harness::with_limits(Dialect::JavaScript, limits).await;
-    harness
-        .agent
-        .state
-        .files
-        .lock()
-        .insert("/f".into(), vec![7; 10_000]);
+    harness.agent.put_file("/f", vec![7; 10_000]);
     let mut client = harness.connect().await;
     let error = client.error("readFile", json!({"path": "/f"})).await;
     assert_eq!(error["code"], "EMSGSIZE");
@@ -466,6 +461,7 @@ async fn open(client: &mut Client) -> Value {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn an_open_file_does_everything() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;

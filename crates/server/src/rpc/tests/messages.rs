@@ -1,7 +1,8 @@
 //! Envelopes, heartbeats, malformed and oversized messages.
 
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::harness::Harness;
@@ -34,6 +35,7 @@ async fn an_answer_echoes_the_id_and_always_has_its_key() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn what_is_wrong_is_told_and_the_connection_goes_on() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
@@ -164,7 +166,6 @@ async fn the_server_pings() {
     };
     let harness = Harness::with_limits(Dialect::JavaScript, limits).await;
     let mut client = harness.connect().await;
-    use futures_util::StreamExt as _;
     let first = tombolo_testkit::within("a ping", client.socket.next()).await;
     assert!(matches!(first, Some(Ok(Message::Ping(_)))), "{first:?}");
 }
@@ -239,7 +240,6 @@ async fn the_largest_message_is_taken() {
 async fn frames_that_are_not_websocket_end_the_connection() {
     let mut harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
-    use tokio::io::AsyncWriteExt as _;
     // A frame with all reserved bits set.
     client
         .socket

@@ -17,8 +17,8 @@ const DIALECTS: [Dialect; 3] = [Dialect::JavaScript, Dialect::Python, Dialect::N
 /// Limits under which output never comes by itself.
 fn patient() -> RpcLimits {
     RpcLimits {
-        output_hold: Duration::from_secs(3600),
-        output_hold_python: Duration::from_secs(3600),
+        output_hold: Duration::from_hours(1),
+        output_hold_python: Duration::from_hours(1),
         ..RpcLimits::default()
     }
 }
@@ -527,11 +527,9 @@ async fn no_message_to_python_reaches_its_limit() {
     let mut client = harness.connect().await;
     let many = (0..40_000).map(|n| entry(&format!("/directory/with/a/long/name/{n}")));
     *harness.agent.state.entries.lock() = many.collect();
-    let mut files = harness.agent.state.files.lock();
-    files.insert("/fits".into(), vec![b'x'; 780_000]);
-    files.insert("/large".into(), vec![b'x'; 800_000]);
-    files.insert("/quotes".into(), vec![b'"'; 600_000]);
-    drop(files);
+    harness.agent.put_file("/fits", vec![b'x'; 780_000]);
+    harness.agent.put_file("/large", vec![b'x'; 800_000]);
+    harness.agent.put_file("/quotes", vec![b'"'; 600_000]);
     let too_large = [
         ("walk", json!({"path": "/"})),
         ("expandGlob", json!({"glob": "*"})),

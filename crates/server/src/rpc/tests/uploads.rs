@@ -198,7 +198,7 @@ async fn a_stalled_stream_holds_up_nothing_else() {
         .request("writeFile", json!({"path": "/stuck", "contentStreamId": 1}))
         .await;
     for _ in 0..64 {
-        client.enqueue(1, &[7; 64 * 1024]).await;
+        client.enqueue(1, &vec![7; 64 * 1024]).await;
     }
     client.ok("stat", json!({"path": "/"})).await;
     client.start(2).await;
@@ -227,7 +227,7 @@ async fn data_waits_in_bounded_room_and_arrives_whole() {
         let sent = sent.clone();
         async move {
             for _ in 0..CHUNKS {
-                client.enqueue(0, &[7; CHUNK]).await;
+                client.enqueue(0, &vec![7; CHUNK]).await;
                 sent.fetch_add(CHUNK, Ordering::SeqCst);
             }
             client.finish(0).await;
@@ -265,7 +265,7 @@ async fn a_reader_that_stalls_for_too_long_loses_its_stream() {
         .request("writeFile", json!({"path": "/a", "contentStreamId": 0}))
         .await;
     for _ in 0..40 {
-        client.enqueue(0, &[7; 64 * 1024]).await;
+        client.enqueue(0, &vec![7; 64 * 1024]).await;
     }
     client.ok("stat", json!({"path": "/"})).await;
     harness.agent.state.appetite.add_permits(1000);
@@ -283,7 +283,7 @@ async fn a_stream_that_no_call_names_is_bounded() {
     let mut client = harness.connect().await;
     client.start(0).await;
     for _ in 0..8 {
-        client.enqueue(0, &[7; 64 * 1024]).await;
+        client.enqueue(0, &vec![7; 64 * 1024]).await;
     }
     assert_eq!(
         client.stream_message(0).await["method"],
