@@ -15,8 +15,6 @@ use tokio::net::UnixStream;
 pub(crate) const MONITOR_SOCKET: &str = "monitor.sock";
 /// The longest line QEMU may send us.
 const LINE_LEN_MAX: u64 = 1024 * 1024;
-/// Events that arrive while a command is under way and are looked at later.
-const EVENTS_KEPT_MAX: usize = 64;
 const MIGRATION_POLL_INTERVAL: Duration = Duration::from_millis(2);
 const CONSOLE_READ_BYTES: u32 = 16_384;
 
@@ -49,7 +47,6 @@ pub enum MonitorError {
 #[derive(Debug)]
 pub(crate) struct Monitor {
     stream: BufReader<UnixStream>,
-    events: Vec<Value>,
 }
 
 impl Monitor {
@@ -57,7 +54,6 @@ impl Monitor {
         let stream = short_path::connect(vm_dir, MONITOR_SOCKET).await?;
         let mut monitor = Self {
             stream: BufReader::new(stream),
-            events: Vec::new(),
         };
         monitor.read_message().await?;
         monitor.execute("qmp_capabilities", json!({})).await?;
@@ -125,32 +121,6 @@ impl Monitor {
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Waits until the guest has closed the agent's port and opened it anew.
-    pub(crate) async fn wait_for_reopened_port(&mut self) -> Result<(), MonitorError> {
-        let mut was_closed = false;
-        loop {
-            let event = match self.events.pop() {
-                Some(event) => event,
-                None => self.read_message().await?,
-            };
-            if event["event"] != "VSERPORT_CHANGE" {
-                continue;
-            }
-            match event["data"]["open"].as_bool() {
-                Some(false) => was_closed = true,
-                Some(true) if was_closed => return Ok(()),
-                _ => {}
-            }
-        }
-    }
-
-    /// Forgets the events so far, so that only later ones count.
-    pub(crate) async fn forget_events(&mut self) -> Result<(), MonitorError> {
-        self.execute("query-status", json!({})).await?;
-        self.events.clear();
-        Ok(())
-    }
-
     async fn execute(
         &mut self,
         command: &'static str,
@@ -172,9 +142,7 @@ impl Monitor {
                     words: words.to_owned(),
                 });
             }
-            if self.events.len() < EVENTS_KEPT_MAX {
-                self.events.insert(0, message);
-            }
+            // Anything else is an event, and none of them concerns us.
         }
     }
 

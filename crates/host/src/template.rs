@@ -32,7 +32,11 @@ const EMULATED_BOOT_TIMEOUT: Duration = Duration::from_mins(3);
 const KVM_BOOT_TIMEOUT: Duration = Duration::from_mins(1);
 /// A kernel on a KVM that works says something long before this.
 const KVM_SILENCE_TIMEOUT: Duration = Duration::from_secs(8);
+/// A VM whose processors are stuck may not answer questions either.
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
 const CONSOLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the agent is given to notice that the host hung up.
+const HANG_UP_SETTLE: Duration = Duration::from_secs(1);
 const SAVE_TIMEOUT: Duration = Duration::from_mins(1);
 const STATE_FILE: &str = "state";
 const EMPTY_DISK_FILE: &str = "empty.qcow2";
@@ -259,10 +263,11 @@ impl<'a> Build<'a> {
         let channel = self.boot().await?;
         let mut monitor = Monitor::connect(&self.dir).await?;
         self.prewarm(channel.clone()).await?;
-        monitor.forget_events().await?;
-        // Ends the conversation: the agent waits for a new one from here on.
+        // Ends the conversation. An agent that was saved before it noticed finds
+        // the next one all the same, only later.
         drop(channel);
-        timeout(SAVE_TIMEOUT, save(monitor)).await??;
+        tokio::time::sleep(HANG_UP_SETTLE).await;
+        timeout(SAVE_TIMEOUT, save(&mut monitor)).await??;
         self.add_empty_layer().await?;
         for file in ["ram", STATE_FILE, vm::DISK_FILE, EMPTY_DISK_FILE] {
             let path = self.dir.join(file);
@@ -328,10 +333,21 @@ impl<'a> Build<'a> {
 
     /// Whether KVM met something it cannot run, and stopped the VM.
     async fn kvm_gave_up(&self) -> bool {
-        match Monitor::connect(&self.dir).await {
-            Ok(mut monitor) => monitor.has_internal_error().await.unwrap_or(false),
-            Err(_) => false,
-        }
+        self.ask_monitor(async |monitor| monitor.has_internal_error().await)
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Asks a VM in trouble, which may not answer at all.
+    async fn ask_monitor<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut Monitor) -> Result<T, MonitorError>,
+    ) -> Option<T> {
+        let answer = timeout(MONITOR_TIMEOUT, async {
+            let mut monitor = Monitor::connect(&self.dir).await?;
+            question(&mut monitor).await
+        });
+        answer.await.ok()?.ok()
     }
 
     async fn no_agent(&self, patience: Duration) -> BuildTemplateError {
@@ -354,10 +370,9 @@ impl<'a> Build<'a> {
     }
 
     async fn console(&self) -> String {
-        match Monitor::connect(&self.dir).await {
-            Ok(mut monitor) => monitor.console_tail().await.unwrap_or_default(),
-            Err(_) => String::new(),
-        }
+        self.ask_monitor(async |monitor| monitor.console_tail().await)
+            .await
+            .unwrap_or_default()
     }
 
     fn image_name(&self) -> String {
@@ -448,10 +463,7 @@ async fn reach_agent(dir: &Path) -> Result<Channel, BuildTemplateError> {
     Ok(channel)
 }
 
-/// Saves the VM at the moment its agent waits for a new conversation. The
-/// caller has dropped every channel to it.
-async fn save(mut monitor: Monitor) -> Result<(), MonitorError> {
-    monitor.wait_for_reopened_port().await?;
+async fn save(monitor: &mut Monitor) -> Result<(), MonitorError> {
     monitor
         .save_to(&format!("{JAIL_SANDBOX}/{STATE_FILE}"))
         .await?;

@@ -1,0 +1,251 @@
+//! Ring four for the engine: real VMs, restored from a real template. Needs
+//! root and what `tombolo setup` leaves in `TOMBOLO_STATE_DIR`. With
+//! `TOMBOLO_TEST_ISOLATION=kvm` the same tests run on KVM and fail without it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
+use tombolo_guest_proto::v1::agent_client::AgentClient;
+use tombolo_guest_proto::v1::{
+    OutputRequest, PersonalizeRequest, SpawnRequest, Stdio, WaitReply, WaitRequest,
+};
+use tombolo_host::{
+    Artefacts, Engine, EngineConfig, Isolation, IsolationChoice, Machine, QemuEngine,
+};
+use tombolo_ids::{Region, SandboxId};
+
+/// The size whose template set-up makes.
+const MEMORY_MIB: u32 = 1280;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An engine on a state directory of its own, with the shared artefacts.
+struct Rig {
+    state: tempfile::TempDir,
+    engine: QemuEngine,
+}
+
+fn shared_state() -> PathBuf {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the harness names the state directory"
+    )]
+    let state = std::env::var("TOMBOLO_STATE_DIR");
+    state
+        .expect("TOMBOLO_STATE_DIR names a state directory that is set up; `cargo xtask test` does")
+        .into()
+}
+
+fn choice() -> IsolationChoice {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the harness chooses the isolation"
+    )]
+    match std::env::var("TOMBOLO_TEST_ISOLATION").as_deref() {
+        Ok("kvm") => IsolationChoice::Kvm,
+        _ => IsolationChoice::Emulated,
+    }
+}
+
+async fn start(state_dir: &Path) -> QemuEngine {
+    let config = EngineConfig {
+        state_dir: state_dir.to_owned(),
+        artefacts: Artefacts::load(&shared_state()).unwrap(),
+        vcpu_count: 2,
+        default_memory_mib: MEMORY_MIB,
+        template_count_max: 4,
+    };
+    let engine = timeout(PATIENCE * 3, QemuEngine::start(config, choice()));
+    engine.await.unwrap().unwrap()
+}
+
+impl Rig {
+    async fn new() -> Self {
+        // Where templates fit: memory files are sparse but not small.
+        let state = tempfile::tempdir_in("/var/tmp").unwrap();
+        // The template that set-up made serves every test.
+        let templates = shared_state().join("templates");
+        fs_err::create_dir_all(&templates).unwrap();
+        std::os::unix::fs::symlink(templates, state.path().join("templates")).unwrap();
+        let engine = start(state.path()).await;
+        Self { state, engine }
+    }
+
+    fn leftovers(&self) -> Vec<PathBuf> {
+        let vms = fs_err::read_dir(self.state.path().join("vms")).unwrap();
+        vms.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// Runs a shell command in a guest; answers how it ended and what it wrote.
+async fn run(machine: &impl Machine, script: &str) -> (WaitReply, String) {
+    let mut agent = AgentClient::new(machine.agent());
+    let spawned = agent.spawn(SpawnRequest {
+        command: "sh".to_owned(),
+        args: vec!["-c".to_owned(), script.to_owned()],
+        stdout: Stdio::Piped.into(),
+        ..SpawnRequest::default()
+    });
+    let pid = timeout(PATIENCE, spawned)
+        .await
+        .unwrap()
+        .unwrap()
+        .into_inner()
+        .pid;
+    let request = OutputRequest {
+        pid,
+        ..OutputRequest::default()
+    };
+    let mut chunks = agent.output(request).await.unwrap().into_inner();
+    let mut output = Vec::new();
+    while let Some(chunk) = timeout(PATIENCE, chunks.message()).await.unwrap().unwrap() {
+        output.extend_from_slice(&chunk.data);
+    }
+    let ended = timeout(PATIENCE, agent.wait(WaitRequest { pid })).await;
+    let output = String::from_utf8(output).unwrap();
+    (ended.unwrap().unwrap().into_inner(), output)
+}
+
+async fn say(machine: &impl Machine, script: &str) -> String {
+    let (ended, output) = run(machine, script).await;
+    assert_eq!(ended.code, 0, "{script}: {output}");
+    output
+}
+
+async fn personalize(machine: &impl Machine, name: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let request = PersonalizeRequest {
+        entropy: name.repeat(32).into_bytes().into(),
+        unix_time_nanos: i64::try_from(now.as_nanos()).unwrap(),
+        hostname: name.to_owned(),
+        machine_id: format!("{:032x}", name.len()),
+        env: [("NAME".to_owned(), name.to_owned())].into(),
+    };
+    AgentClient::new(machine.agent())
+        .personalize(request)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
+    let rig = Rig::new().await;
+    let machine = rig.engine.launch(MEMORY_MIB).await.unwrap();
+    personalize(&machine, "alpha").await;
+    for (script, expected) in [
+        ("id -un; pwd; echo $HOME", "app\n/home/app\n/home/app\n"),
+        ("sudo id -u", "0\n"),
+        ("hostname; echo $NAME", "alpha\nalpha\n"),
+        ("echo kept > f && cat f", "kept\n"),
+        ("python3 -c 'print(6 * 7)'", "42\n"),
+        ("node -p '6 * 7'", "42\n"),
+        ("nproc", "2\n"),
+        ("sudo kill -9 1; sudo kill -TERM 1; echo alive", "alive\n"),
+        // No interface but the loopback one: there is no way out.
+        ("ls /sys/class/net", "lo\n"),
+    ] {
+        assert_eq!(say(&machine, script).await, expected, "{script}");
+    }
+    let (ended, _) = run(&machine, "exit 7").await;
+    assert_eq!((ended.code, ended.signal), (7, 0));
+    let (ended, _) = run(&machine, "kill -9 $$").await;
+    assert_eq!((ended.code, ended.signal), (137, 9));
+
+    let clock: u64 = say(&machine, "date +%s").await.trim().parse().unwrap();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    assert!(
+        clock.abs_diff(now) <= 60,
+        "the guest's clock says {clock}, not {now}"
+    );
+
+    let usage = machine.usage();
+    assert!(usage.cpu_nanos > 0 && usage.memory_private_bytes > 0);
+    machine.destroy().await.unwrap();
+    assert_eq!(rig.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn two_vms_of_one_template_share_no_identity_and_no_random_stream() {
+    let rig = Rig::new().await;
+    let (first, second) =
+        tokio::join!(rig.engine.launch(MEMORY_MIB), rig.engine.launch(MEMORY_MIB));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    personalize(&first, "alpha").await;
+    personalize(&second, "bravo").await;
+    for script in [
+        "head -c 32 /dev/urandom | sha256sum",
+        "cat /proc/sys/kernel/random/uuid",
+        "python3 -c 'import os; print(os.getrandom(16).hex())'",
+        "cat /etc/machine-id",
+        "hostname",
+    ] {
+        let (one, other) = tokio::join!(say(&first, script), say(&second, script));
+        assert_ne!(one, other, "{script}");
+    }
+    // What one writes, the other does not see.
+    say(&first, "echo secret > /tmp/mine; sync").await;
+    let (ended, _) = run(&second, "cat /tmp/mine").await;
+    assert_ne!(ended.code, 0);
+    first.destroy().await.unwrap();
+    second.destroy().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_vm_outlives_its_node_and_is_taken_over() {
+    let mut rig = Rig::new().await;
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let mut machine = rig.engine.launch(MEMORY_MIB).await.unwrap();
+    personalize(&machine, "alpha").await;
+    machine.set_owner(&id, 42).unwrap();
+    say(&machine, "sleep 1000 >/dev/null & echo $! > /tmp/pid").await;
+    let unclaimed = rig.engine.launch(MEMORY_MIB).await.unwrap();
+    // As if the node were gone: nothing is told to the machines.
+    drop((machine, unclaimed));
+    rig.engine = start(rig.state.path()).await;
+
+    let mut adopted = rig.engine.adopt_all().await.unwrap();
+    assert_eq!(adopted.len(), 1, "a machine that is nobody's is removed");
+    let machine = adopted.remove(0);
+    assert_eq!(machine.owner(), Some((&id, 42)));
+    say(&machine, "kill -0 $(cat /tmp/pid)").await;
+    assert_eq!(say(&machine, "hostname").await, "alpha\n");
+    machine.destroy().await.unwrap();
+    assert_eq!(rig.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_vm_that_dies_is_noticed() {
+    let rig = Rig::new().await;
+    let machine = rig.engine.launch(MEMORY_MIB).await.unwrap();
+    let mut agent = AgentClient::new(machine.agent());
+    let dying = agent.spawn(SpawnRequest {
+        command: "sudo".to_owned(),
+        args: [
+            "sh",
+            "-c",
+            "echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..SpawnRequest::default()
+    });
+    // It may die before it answers.
+    dying.await.ok();
+    timeout(PATIENCE, machine.ended()).await.unwrap();
+    machine.destroy().await.unwrap();
+    assert_eq!(rig.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn the_isolation_is_what_was_asked_for() {
+    let rig = Rig::new().await;
+    let expected = match choice() {
+        IsolationChoice::Kvm => Isolation::Kvm,
+        IsolationChoice::Auto | IsolationChoice::Emulated => Isolation::Emulated,
+    };
+    assert_eq!(rig.engine.isolation().0, expected);
+    let cold = rig.engine.time_cold_boot().await.unwrap();
+    assert!(cold > Duration::from_millis(100), "{cold:?} is no boot");
+}
