@@ -30,8 +30,11 @@ use crate::guest::GuestAgent;
 use crate::node::NodeCallError;
 use crate::registry::Reservation;
 
-/// How long connections may take to answer what is pending and close.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long connections may take to answer what is pending before the machine
+/// is taken down. One whose client does not read closes later, by itself.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How long connections may take to close when the server stops.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// The wall clock may be set: look at it at least this often.
 const CLOCK_CHECK: Duration = Duration::from_mins(1);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -337,18 +340,18 @@ impl SandboxTask {
 
     /// The server stops: wait for the connections, leave the sandbox be.
     async fn leave(mut self) {
-        self.drain().await;
+        self.drain(CLOSE_MAX).await;
         tracing::debug!(sandbox = %self.handle.id(), "left to the next server");
     }
 
-    async fn drain(&mut self) {
-        let give_up = Instant::now() + DRAIN_MAX;
+    async fn drain(&mut self, limit: Duration) {
+        let give_up = Instant::now() + limit;
         while !self.connections.is_empty() {
             let happening = tokio::select! {
                 happening = self.next() => happening,
                 () = sleep_until(give_up) => {
                     let connections = self.connections.len();
-                    tracing::warn!(sandbox = %self.handle.id(), connections, "connections are cut");
+                    tracing::debug!(sandbox = %self.handle.id(), connections, "still closing");
                     return;
                 }
             };
@@ -361,7 +364,7 @@ impl SandboxTask {
             tracing::info!(sandbox = %self.handle.id(), reason = reason.as_str(), "sandbox is ending");
             self.ending.cancel();
             self.record_ending(reason).await;
-            self.drain().await;
+            self.drain(ANSWER_MAX).await;
             let (app, id) = (Arc::clone(&self.app), self.handle.id().clone());
             let destroyed = async {
                 tokio::select! {
