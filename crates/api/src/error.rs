@@ -13,10 +13,10 @@ pub struct ErrorBody {
 }
 
 macro_rules! error_codes {
-    ($($(#[$doc:meta])+ $name:ident = $status:literal $text:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $status:literal $text:literal,)+) => {
         /// What went wrong, for programs. Codes never change their meaning.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum ErrorCode { $($(#[$doc])+ $name,)+ }
+        pub enum ErrorCode { $($(#[doc = $doc])+ $name,)+ }
 
         impl ErrorCode {
             /// Every code.
@@ -26,6 +26,12 @@ macro_rules! error_codes {
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What it means, in one sentence.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
             }
 
             /// The HTTP status it comes with.
@@ -89,5 +95,27 @@ mod tests {
         for code in ErrorCode::ALL {
             assert!((400..600).contains(&code.status()), "{code:?}");
         }
+    }
+
+    #[test]
+    fn the_reference_page_lists_every_code() {
+        let page = include_str!("../../../docs/reference/http.md");
+        let (_, table) = page.split_once("## Codes").unwrap();
+        let rows: Vec<&str> = table
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        let expected: Vec<String> = ErrorCode::ALL
+            .iter()
+            .map(|code| {
+                format!(
+                    "| `{}` | {} | {} |",
+                    code.as_str(),
+                    code.status(),
+                    code.meaning()
+                )
+            })
+            .collect();
+        assert_eq!(rows, expected, "docs/reference/http.md is stale");
     }
 }
