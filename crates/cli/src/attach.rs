@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::client::Connection;
@@ -21,6 +21,8 @@ const INPUT_CHUNK_LEN: usize = 64 * 1024;
 const SILENCE_AFTER_EXIT: Duration = Duration::from_secs(2);
 /// So many interrupts end the command here, whatever becomes of the process.
 const INTERRUPTS_MAX: u32 = 3;
+/// How long a signal may take to reach the sandbox before the next is heard.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the process talks to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,7 @@ pub(crate) async fn run(
     connection: &Connection,
     mut options: SpawnOptions,
     mode: Mode,
+    signals: &mut Signals,
 ) -> Outcome<WaitResult> {
     options.stdin = Stdin::Piped;
     options.terminal = (mode == Mode::Terminal).then(terminal::size);
@@ -54,7 +57,7 @@ pub(crate) async fn run(
         Mode::Terminal => enter_raw_mode(),
         Mode::Pipes => None,
     };
-    converse(connection, process, mode).await
+    converse(connection, process, mode, signals).await
 }
 
 /// Raw mode only where there is a terminal to set: `-t` may be given without.
@@ -71,7 +74,12 @@ fn enter_raw_mode() -> Option<RawMode> {
     }
 }
 
-async fn converse(connection: &Connection, process: Process, mode: Mode) -> Outcome<WaitResult> {
+async fn converse(
+    connection: &Connection,
+    process: Process,
+    mode: Mode,
+    signals: &mut Signals,
+) -> Outcome<WaitResult> {
     let Process {
         pid,
         stdin,
@@ -104,7 +112,7 @@ async fn converse(connection: &Connection, process: Process, mode: Mode) -> Outc
     };
     let status = tokio::select! {
         status = work => status,
-        interrupted = forward_signals(connection, pid, mode) => interrupted,
+        interrupted = forward(connection, pid, mode, signals) => interrupted,
     };
     drop(input);
     status
@@ -198,31 +206,72 @@ async fn silence(mut has_exited: watch::Receiver<bool>) {
     tokio::time::sleep(SILENCE_AFTER_EXIT).await;
 }
 
-/// Passes on what the person or the system tells this command. Ends only when
-/// the person insists.
-async fn forward_signals(connection: &Connection, pid: i32, mode: Mode) -> Outcome<WaitResult> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut window = signal(SignalKind::window_change())?;
+/// What the person or the system tells this command. Listened for from before
+/// the process starts, so that nothing is missed and an early interrupt does
+/// not leave a sandbox behind.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+    quit: Signal,
+    window: Signal,
+}
+
+/// One thing that was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Signal(&'static str, u8),
+    WindowChanged,
+}
+
+const INTERRUPT: Told = Told::Signal("SIGINT", 2);
+
+impl Signals {
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            window: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// Waits for a signal that would end a program, and answers the exit code
+    /// of one that it has ended.
+    pub(crate) async fn end(&mut self) -> u8 {
+        loop {
+            if let Told::Signal(_, number) = self.next().await {
+                return 128 + number;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.interrupt.recv() => INTERRUPT,
+            _ = self.terminate.recv() => Told::Signal("SIGTERM", 15),
+            _ = self.hang_up.recv() => Told::Signal("SIGHUP", 1),
+            _ = self.quit.recv() => Told::Signal("SIGQUIT", 3),
+            _ = self.window.recv() => Told::WindowChanged,
+        }
+    }
+}
+
+/// Passes on what this command is told. Ends only when the person insists.
+async fn forward(
+    connection: &Connection,
+    pid: i32,
+    mode: Mode,
+    signals: &mut Signals,
+) -> Outcome<WaitResult> {
     let mut interrupts = 0;
     loop {
-        let name = tokio::select! {
-            _ = interrupt.recv() => {
-                interrupts += 1;
-                "SIGINT"
-            }
-            _ = terminate.recv() => "SIGTERM",
-            _ = hang_up.recv() => "SIGHUP",
-            _ = quit.recv() => "SIGQUIT",
-            _ = window.recv() => {
-                if mode == Mode::Terminal {
-                    report(connection.resize(pid, terminal::size()).await.err());
-                }
-                continue;
-            }
-        };
+        let told = signals.next().await;
+        if told == INTERRUPT {
+            interrupts += 1;
+        }
         if interrupts >= INTERRUPTS_MAX {
             return Ok(WaitResult {
                 success: false,
@@ -231,13 +280,20 @@ async fn forward_signals(connection: &Connection, pid: i32, mode: Mode) -> Outco
                 oom: None,
             });
         }
-        // Not waited for, so that a stalled connection does not swallow the
-        // interrupts that follow.
-        tokio::select! {
-            sent = connection.signal(pid, name) => report(sent.err()),
-            () = tokio::time::sleep(Duration::from_secs(1)) => {
-                tracing::warn!(signal = name, "the sandbox has not taken the signal yet");
+        let sent = async {
+            match told {
+                Told::Signal(name, _) => connection.signal(pid, name).await,
+                Told::WindowChanged if mode == Mode::Terminal => {
+                    connection.resize(pid, terminal::size()).await
+                }
+                Told::WindowChanged => Ok(()),
             }
+        };
+        // Not waited for without end, so that a stalled connection does not
+        // swallow the interrupts that follow.
+        match tokio::time::timeout(SIGNAL_PATIENCE, sent).await {
+            Ok(sent) => report(sent.err()),
+            Err(_elapsed) => tracing::warn!(?told, "the sandbox has not heard of it yet"),
         }
     }
 }

@@ -6,7 +6,7 @@ use tombolo_api::native::{INFO_PATH, ServerInfo};
 use tombolo_diag::ExitCode;
 
 use super::{block_on, sandbox};
-use crate::attach::{self, Mode};
+use crate::attach::{self, Mode, Signals};
 use crate::cli::RunArgs;
 use crate::client::process::{SpawnOptions, Stdin};
 use crate::client::{Connection, CreateConfig, RestClient};
@@ -89,9 +89,13 @@ async fn in_new_sandbox(context: &Context, client: &RestClient, args: RunArgs) -
             .map(|timeout| sandbox::lifetime(timeout + BACKSTOP)),
         ..CreateConfig::default()
     };
-    let connection = Connection::create(client.endpoint(), client.token(), &config)
-        .await
-        .map_err(wire::not_connected)?;
+    let mut signals = Signals::listen()?;
+    let connection = tokio::select! {
+        connection = Connection::create(client.endpoint(), client.token(), &config) => {
+            connection.map_err(wire::not_connected)?
+        }
+        code = signals.end() => return Ok(code),
+    };
     let env = wire::variables(&args.env, &context.environment)?;
     let mut words = args.command.into_iter();
     let options = SpawnOptions {
@@ -102,7 +106,7 @@ async fn in_new_sandbox(context: &Context, client: &RestClient, args: RunArgs) -
         stdin: Stdin::Piped,
         terminal: None,
     };
-    let attended = attach::run(&connection, options, mode);
+    let attended = attach::run(&connection, options, mode, &mut signals);
     let finished = match args.timeout {
         None => Some(attended.await),
         Some(limit) => tokio::time::timeout(limit, attended).await.ok(),

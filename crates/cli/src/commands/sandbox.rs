@@ -11,7 +11,7 @@ use tombolo_diag::ExitCode;
 use tombolo_ids::UnixMillis;
 
 use super::{OK, copy};
-use crate::attach::{self, Mode};
+use crate::attach::{self, Mode, Signals};
 use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
 use crate::client::process::{SpawnOptions, Stdin, WaitResult};
 use crate::client::{Connection, CreateConfig, RestClient};
@@ -175,11 +175,12 @@ async fn attend(
     mode: Mode,
 ) -> Outcome<u8> {
     let id = wire::sandbox_id(id)?;
+    let mut signals = Signals::listen()?;
     let client = client(context, server).await?;
     let connection = Connection::connect(client.endpoint(), client.token(), id.as_str())
         .await
         .map_err(wire::not_connected)?;
-    let status = attach::run(&connection, options, mode).await;
+    let status = attach::run(&connection, options, mode, &mut signals).await;
     connection.close().await;
     Ok(exit_code(&status?))
 }

@@ -1,0 +1,345 @@
+//! The program against a real server whose node and guests live in memory:
+//! what a person types, through the whole protocol, and back.
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    reason = "all of this file is a test"
+)]
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tombolo_proc::Command;
+use tombolo_server::{Limits, Server, ServerConfig, TokenHash};
+use tombolo_testkit::{FakeAgent, FakeNode, Script, eventually, within};
+
+const ADMIN: &str = "tma_test";
+/// Nothing here takes long; what does, hangs.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A server, its node in memory, and a state directory as `tombolo up` leaves
+/// it for other commands.
+struct World {
+    node: FakeNode,
+    state: TempDir,
+    _server: Server,
+}
+
+/// What a command answered.
+#[derive(Debug)]
+struct Answer {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let node = FakeNode::start().unwrap();
+        let config = ServerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            base_url: None,
+            node_socket: node.socket(),
+            database: node.directory().join("server.db"),
+            admin_token: Some(TokenHash::of(ADMIN)),
+            region: tombolo_ids::Region::DEFAULT,
+            limits: Limits::STANDARD,
+        };
+        let server = Server::start(config).await.unwrap();
+        let state = TempDir::new().unwrap();
+        let run = state.path().join("run");
+        fs_err::create_dir(&run).unwrap();
+        fs_err::write(run.join("admin-token"), ADMIN).unwrap();
+        let running = serde_json::json!({
+            "url": format!("http://{}", server.address()),
+            "pid": 1, "server_pid": 1, "node_pid": 1, "version": "0",
+        });
+        fs_err::write(run.join("server.json"), running.to_string()).unwrap();
+        let world = Self {
+            node,
+            state,
+            _server: server,
+        };
+        // Not there yet; the command that makes one must not need one.
+        fs_err::write(world.token_file(), "").unwrap();
+        let token = world.run(&["token", "create", "--name", "test"]).await.ok();
+        fs_err::write(world.token_file(), token.trim()).unwrap();
+        eventually("the server follows the node", async || {
+            (world.node.watchers() > 0).then_some(())
+        })
+        .await;
+        world
+    }
+
+    fn token_file(&self) -> std::path::PathBuf {
+        self.state.path().join("token")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        Command::new(Path::new(env!("CARGO_BIN_EXE_tombolo")))
+            .env("TOMBOLO_STATE_DIR", self.state.path())
+            .args(args)
+            .deadline(PATIENCE)
+    }
+
+    async fn run(&self, args: &[&str]) -> Answer {
+        self.feed(args, "").await
+    }
+
+    async fn feed(&self, args: &[&str], input: &str) -> Answer {
+        let output = self.command(args).input(input).output().await.unwrap();
+        Answer {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Creates a sandbox in which `command` does this.
+    async fn sandbox(&self, command: &str, script: Script) -> (String, FakeAgent) {
+        let id = self.run(&["sandbox", "create"]).await.ok();
+        let id = id.trim().to_owned();
+        let agent = self.node.agent(&id).unwrap();
+        agent.script(command, script);
+        (id, agent)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_created_listed_extended_and_killed() {
+    let world = World::new().await;
+    let create = [
+        "sandbox", "create", "--label", "job=a", "--memory", "1024", "--json",
+    ];
+    let created = world.run(&create).await.json();
+    let id = created["id"].as_str().unwrap();
+    assert!(world.node.has(id));
+
+    let rows = world.run(&["sandbox", "list", "--json"]).await.json();
+    assert_eq!(rows[0]["id"], id);
+    assert_eq!(rows[0]["state"], "running");
+    assert_eq!(rows[0]["memory_mib"], 1024);
+    for (label, expected) in [("job=a", 1), ("job=b", 0)] {
+        let rows = world
+            .run(&["sandbox", "list", "--label", label, "--json"])
+            .await;
+        assert_eq!(rows.json().as_array().unwrap().len(), expected, "{label}");
+    }
+    let table = world.run(&["sandbox", "list"]).await.ok();
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("ID"), "{table}");
+    assert!(
+        lines[1].starts_with(id) && lines[1].contains("running  1024 MiB"),
+        "{table}"
+    );
+
+    let extended = world
+        .run(&["sandbox", "extend", id, "25m", "--json"])
+        .await
+        .json();
+    assert!(extended["stop_at_ms"].as_i64().unwrap() > rows[0]["created_at_ms"].as_i64().unwrap());
+
+    for _ in 0..2 {
+        assert_eq!(world.run(&["sandbox", "kill", id]).await.ok().trim(), id);
+    }
+    assert!(!world.node.has(id));
+    let table = world.run(&["sandbox", "list"]).await.ok();
+    assert!(table.contains("stopped (killed)"), "{table}");
+    let running = world
+        .run(&["sandbox", "list", "--running", "--json"])
+        .await
+        .json();
+    assert_eq!(running, serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_runs_can_be_killed_at_once() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        world.run(&["sandbox", "create"]).await.ok();
+    }
+    let killed = world
+        .run(&["sandbox", "kill", "--all", "--json"])
+        .await
+        .json();
+    assert_eq!(killed["killed"].as_array().unwrap().len(), 3);
+    assert!(world.node.sandboxes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_has_our_input_output_and_exit_code() {
+    let world = World::new().await;
+    let mut script = Script::prints("out\n");
+    script.stderr = b"err\n".to_vec();
+    if let Some(exit) = &mut script.exit {
+        exit.code = 7;
+    }
+    let (id, agent) = world.sandbox("tool", script).await;
+    let exec = [
+        "sandbox", "exec", &id, "-e", "A=b", "-w", "/tmp", "--", "tool", "-x",
+    ];
+    let answer = world.feed(&exec, "in\n").await;
+    assert_eq!(
+        (answer.code, answer.stdout.as_str(), answer.stderr.as_str()),
+        (7, "out\n", "err\n")
+    );
+    let process = agent.processes().into_values().next().unwrap();
+    assert_eq!(process.request.args, ["-x"]);
+    assert_eq!(process.request.cwd, "/tmp");
+    assert_eq!(process.request.env["A"], "b");
+    assert!(process.request.terminal.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_not_there_is_an_error_of_ours() {
+    let world = World::new().await;
+    let (id, _agent) = world.sandbox("tool", Script::prints("")).await;
+    let answer = world.run(&["sandbox", "exec", &id, "--", "tol"]).await;
+    assert_eq!(answer.code, 1);
+    assert!(
+        answer
+            .stderr
+            .starts_with("error: cannot start tol\n  caused by: No such file or directory"),
+        "{}",
+        answer.stderr
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupts_reach_the_command() {
+    let world = World::new().await;
+    let (id, agent) = world.sandbox("wait", Script::runs()).await;
+    let mut child = world
+        .command(&["sandbox", "exec", &id, "wait"])
+        .spawn(Stdio::null(), Stdio::null(), Stdio::piped())
+        .unwrap();
+    eventually("the command runs", async || {
+        (!agent.processes().is_empty()).then_some(())
+    })
+    .await;
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = within("the command to end", child.wait()).await.unwrap();
+    let mut words = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut words)
+        .await
+        .unwrap();
+    assert_eq!(status.code(), Some(143), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_leaves_no_sandbox_whatever_came_of_it() {
+    let world = World::new().await;
+    let answer = world
+        .run(&["run", "--memory", "1024", "--", "nothing"])
+        .await;
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("cannot start nothing"),
+        "{}",
+        answer.stderr
+    );
+    assert_eq!(world.node.created().len(), 1);
+    eventually("the sandbox to end", async || {
+        world.node.sandboxes().is_empty().then_some(())
+    })
+    .await;
+    let answer = world.run(&["run", "--memory", "1", "--", "true"]).await;
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("INVALID_CONFIG"),
+        "{}",
+        answer.stderr
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_insists_on_an_isolation_gets_no_other() {
+    let world = World::new().await;
+    let (mut refused, mut taken) = (0, 0);
+    for isolation in ["kvm", "emulated"] {
+        let answer = world
+            .run(&["run", "--isolation", isolation, "--", "nothing"])
+            .await;
+        match answer.code {
+            69 => {
+                assert!(
+                    answer.stderr.contains("hint: stop it and start"),
+                    "{}",
+                    answer.stderr
+                );
+                refused += 1;
+            }
+            _ => taken += 1,
+        }
+    }
+    assert_eq!((refused, taken), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_made_listed_and_revoked() {
+    let world = World::new().await;
+    let created = world
+        .run(&["token", "create", "--name", "laptop", "--json"])
+        .await
+        .json();
+    let (id, token) = (
+        created["id"].as_str().unwrap(),
+        created["token"].as_str().unwrap(),
+    );
+    let list = world.run(&["token", "list"]).await.ok();
+    assert!(
+        list.contains(id) && list.contains("laptop") && !list.contains(token),
+        "{list}"
+    );
+
+    let url = fs_err::read_to_string(world.state.path().join("run/server.json")).unwrap();
+    let url: Value = serde_json::from_str(&url).unwrap();
+    let command = world
+        .command(&[
+            "sandbox",
+            "list",
+            "--endpoint",
+            url["url"].as_str().unwrap(),
+        ])
+        .env("TOMBOLO_TOKEN", token);
+    assert_eq!(command.output().await.unwrap().status.code(), Some(0));
+    world.run(&["token", "revoke", id]).await.ok();
+    let output = command.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(77));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(words.contains("INVALID_TOKEN"), "{words}");
+    assert!(!words.contains(token), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_describes_a_server_that_runs() {
+    let world = World::new().await;
+    let report = world.run(&["doctor", "--json"]).await;
+    let report: Value = serde_json::from_str(&report.stdout).unwrap();
+    assert!(
+        report["server"]["node"]["isolation"].is_string(),
+        "{report}"
+    );
+}
