@@ -117,7 +117,12 @@ async fn personalize(machine: &impl Machine, name: &str) {
         entropy: name.repeat(32).into_bytes().into(),
         unix_time_nanos: i64::try_from(now.as_nanos()).unwrap(),
         hostname: name.to_owned(),
-        machine_id: format!("{:032x}", name.len()),
+        machine_id: name
+            .bytes()
+            .cycle()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
         env: [("NAME".to_owned(), name.to_owned())].into(),
     };
     AgentClient::new(machine.agent())
