@@ -114,8 +114,8 @@ impl Monitor {
         }
     }
 
-    /// The last part of what the guest wrote on its console.
-    pub(crate) async fn console_tail(&mut self) -> Result<String, MonitorError> {
+    /// What the guest wrote on its console since the last call.
+    pub(crate) async fn read_console(&mut self) -> Result<String, MonitorError> {
         let arguments = json!({ "device": "console", "size": CONSOLE_READ_BYTES });
         let text = self.execute("ringbuf-read", arguments).await?;
         Ok(text.as_str().unwrap_or_default().to_owned())

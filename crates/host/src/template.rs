@@ -32,8 +32,11 @@ const EMULATED_BOOT_TIMEOUT: Duration = Duration::from_mins(3);
 const KVM_BOOT_TIMEOUT: Duration = Duration::from_mins(1);
 /// A kernel on a KVM that works says something long before this.
 const KVM_SILENCE_TIMEOUT: Duration = Duration::from_secs(8);
+/// The first words of a kernel, after the firmware's and the loader's.
+const KERNEL_BANNER: &str = "Linux version";
 /// A VM whose processors are stuck may not answer questions either.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
+const CONSOLE_KEPT_BYTES_MAX: usize = 16 * 1024;
 const CONSOLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the agent is given to notice that the host hung up.
 const HANG_UP_SETTLE: Duration = Duration::from_secs(1);
@@ -235,6 +238,8 @@ struct Build<'a> {
     dir: PathBuf,
     uid: u32,
     running: parking_lot::Mutex<Option<Running>>,
+    /// QEMU gives each part of the console once.
+    console_text: parking_lot::Mutex<String>,
 }
 
 struct Running {
@@ -256,6 +261,7 @@ impl<'a> Build<'a> {
             dir,
             uid,
             running: parking_lot::Mutex::new(None),
+            console_text: parking_lot::Mutex::default(),
         })
     }
 
@@ -321,7 +327,7 @@ impl<'a> Build<'a> {
     async fn kvm_stays_silent(&self) {
         if self.shape.isolation() == Isolation::Kvm {
             let begin = Instant::now();
-            while self.console().await.is_empty() {
+            while !self.console().await.contains(KERNEL_BANNER) {
                 if begin.elapsed() >= KVM_SILENCE_TIMEOUT || self.kvm_gave_up().await {
                     return;
                 }
@@ -369,10 +375,16 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// What the guest has written on its console so far, the last part of it.
     async fn console(&self) -> String {
-        self.ask_monitor(async |monitor| monitor.console_tail().await)
-            .await
-            .unwrap_or_default()
+        let new = self.ask_monitor(async |monitor| monitor.read_console().await);
+        let new = new.await.unwrap_or_default();
+        let mut text = self.console_text.lock();
+        text.push_str(&new);
+        let excess = text.len().saturating_sub(CONSOLE_KEPT_BYTES_MAX);
+        let excess = text.ceil_char_boundary(excess);
+        text.drain(..excess);
+        text.clone()
     }
 
     fn image_name(&self) -> String {

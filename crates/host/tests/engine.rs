@@ -2,6 +2,8 @@
 //! root and what `tombolo setup` leaves in `TOMBOLO_STATE_DIR`. With
 //! `TOMBOLO_TEST_ISOLATION=kvm` the same tests run on KVM and fail without it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
@@ -16,7 +18,7 @@ use tombolo_ids::{Region, SandboxId};
 
 /// The size whose template set-up makes.
 const MEMORY_MIB: u32 = 1280;
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// An engine on a state directory of its own, with the shared artefacts.
 struct Rig {

@@ -34,6 +34,12 @@ pub(crate) fn ensure_running(
         flags.insert(keys::ISOLATION.name, name(isolation).to_owned());
     }
     let settings = context.settings(&flags)?;
+    if settings.listen.to_string() == keys::LISTEN.default.to_string() {
+        // Nobody asked for an address and nobody will type it, so another
+        // server's is no obstacle.
+        flags.insert(keys::LISTEN.name, "127.0.0.1:0".to_owned());
+    }
+    let settings = context.settings(&flags)?;
     context
         .state
         .prepare(settings.run_as)
