@@ -100,13 +100,14 @@ async fn probe(templates: &Templates, shape: Shape) -> (Isolation, String) {
     match templates.build(shape).await {
         Ok(_) => (Isolation::Kvm, "the guest boots on KVM".to_owned()),
         Err(error) => {
-            tracing::warn!(%error, "KVM does not run the guest; VMs will be emulated");
+            tracing::debug!(%error, "the guest did not boot on KVM");
             let reason = match error {
                 BuildTemplateError::NoAgent { seconds, .. } => format!(
                     "{KVM_DEVICE} opens, but the guest did not boot on it within {seconds} s"
                 ),
                 error => format!("{KVM_DEVICE} opens, but the guest does not run on it: {error}"),
             };
+            tracing::warn!(%reason, "KVM does not run the guest; VMs will be emulated");
             (Isolation::Emulated, reason)
         }
     }

@@ -359,7 +359,8 @@ impl<'a> Build<'a> {
     async fn no_agent(&self, patience: Duration) -> BuildTemplateError {
         BuildTemplateError::NoAgent {
             seconds: patience.as_secs(),
-            console: self.console().await,
+            // Escaped, since it is a guest's and may end on a terminal.
+            console: self.console().await.escape_debug().to_string(),
         }
     }
 
