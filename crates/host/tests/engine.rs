@@ -2,7 +2,11 @@
 //! root and what `tombolo setup` leaves in `TOMBOLO_STATE_DIR`. With
 //! `TOMBOLO_TEST_ISOLATION=kvm` the same tests run on KVM and fail without it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    reason = "all of this file is a test, and a test fails by panicking"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -113,18 +117,19 @@ async fn say(machine: &impl Machine, script: &str) -> String {
     output
 }
 
+fn padded(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    bytes
+}
+
 async fn personalize(machine: &impl Machine, name: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let request = PersonalizeRequest {
         entropy: name.repeat(32).into_bytes().into(),
         unix_time_nanos: i64::try_from(now.as_nanos()).unwrap(),
         hostname: name.to_owned(),
-        machine_id: name
-            .bytes()
-            .cycle()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        machine_id: format!("{:032x}", u128::from_be_bytes(padded(name))),
         env: [("NAME".to_owned(), name.to_owned())].into(),
     };
     AgentClient::new(machine.agent())
