@@ -341,6 +341,12 @@ async fn read_all(mut stream: SplitStream<Socket>, shared: Arc<Shared>) {
         }
     };
     shared.end(reason);
+    // The answer to a close is sent by reading on; a server that ends a
+    // sandbox waits for it.
+    let farewell = async { while let Some(Ok(_late)) = stream.next().await {} };
+    if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
+        tracing::debug!("the server keeps the connection open");
+    }
 }
 
 async fn write_all(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {

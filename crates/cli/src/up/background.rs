@@ -1,5 +1,6 @@
 //! A server in the background, for `tombolo run` where none runs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -73,8 +74,7 @@ fn start(context: &Context, settings: &Settings, flags: &Flags) -> Outcome<Start
         .append(true)
         .open(&log_path)?;
     let log_start = log.metadata()?.len();
-    let program = std::env::current_exe().or_fail(ExitCode::System)?;
-    let mut command = Command::new(program)
+    let mut command = Command::new(this_program()?)
         .inherit_env()
         .arg("up")
         .arg("--ephemeral")
@@ -91,6 +91,15 @@ fn start(context: &Context, settings: &Settings, flags: &Flags) -> Outcome<Start
     tracing::debug!(listen = %settings.listen, "starting a server in the background");
     let process = command.spawn_detached(None, None, Some(log.into_parts().0))?;
     Ok(Started { process, log_start })
+}
+
+/// This very program, even if its file has been replaced since it started.
+fn this_program() -> Outcome<PathBuf> {
+    let named = std::env::current_exe().or_fail(ExitCode::System)?;
+    if named.exists() {
+        return Ok(named);
+    }
+    Ok(PathBuf::from(format!("/proc/{}/exe", std::process::id())))
 }
 
 async fn wait(context: &Context, mut started: Started) -> Outcome<RestClient> {
