@@ -191,7 +191,10 @@ impl AsyncRead for PortStream {
                     }
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) if ready.ready().is_read_closed() => break Err(None),
-                    Err(Errno::AGAIN) => break Ok(ready.clear_ready()),
+                    Err(Errno::AGAIN) => {
+                        ready.clear_ready();
+                        break Ok(());
+                    }
                     Err(errno) => break Err(Some(errno)),
                 }
             };

@@ -226,9 +226,10 @@ pub(crate) async fn stat(files: &Files, request: StatRequest) -> Result<FileInfo
         path,
         follow_symlinks,
     } = request;
-    let (operation, flags) = match follow_symlinks {
-        true => ("stat", AtFlags::empty()),
-        false => ("lstat", AtFlags::SYMLINK_NOFOLLOW),
+    let (operation, flags) = if follow_symlinks {
+        ("stat", AtFlags::empty())
+    } else {
+        ("lstat", AtFlags::SYMLINK_NOFOLLOW)
     };
     let file = files.resolve(operation, &path)?;
     blocking(move || info::path_info(&file, flags).map_err(at(operation, &path))).await

@@ -20,7 +20,7 @@ use crate::fault::CallError;
 use crate::files::Files;
 use crate::jspath::{join_globs, resolve};
 use crate::pattern::{Pattern, Text, bad_regex};
-use crate::walk::{Found, Turns, WalkOptions, Walker, entry_of};
+use crate::walk::{Found, Step, Turns, WalkOptions, Walker, entry_of};
 use syntax::{Syntax, is_glob, segments_of, unescape};
 
 /// Names found at one time. They have to be sorted, so they are all held.
@@ -93,9 +93,10 @@ impl Matches {
         if self.by_path.insert(found.path.clone(), found).is_none() {
             self.len += len;
         }
-        match self.len > FOUND_LEN_MAX {
-            true => Err(CallError::errno(OPERATION, "", Errno::NOMEM)),
-            false => Ok(()),
+        if self.len > FOUND_LEN_MAX {
+            Err(CallError::errno(OPERATION, "", Errno::NOMEM))
+        } else {
+            Ok(())
         }
     }
 
@@ -109,9 +110,10 @@ impl Matches {
 /// JavaScript orders text by code units, which differs for rare characters.
 fn compare(a: &OsStr, b: &OsStr) -> Order {
     let (a, b) = (a.to_string_lossy(), b.to_string_lossy());
-    match a.is_ascii() && b.is_ascii() {
-        true => a.cmp(&b),
-        false => a.encode_utf16().cmp(b.encode_utf16()),
+    if a.is_ascii() && b.is_ascii() {
+        a.cmp(&b)
+    } else {
+        a.encode_utf16().cmp(b.encode_utf16())
     }
 }
 
@@ -136,10 +138,7 @@ impl Expansion {
         });
         Ok(Self {
             excluded: excluded.collect::<Result<Vec<_>, _>>()?.into(),
-            root: match absolute {
-                true => OsString::from("/"),
-                false => base,
-            },
+            root: if absolute { OsString::from("/") } else { base },
             request,
             home,
             abandoned,
@@ -167,9 +166,12 @@ impl Expansion {
             matches = next.sorted();
         }
         let directories_only = self.request.glob.ends_with('/');
-        matches.retain(|found| match found.kind.is_dir() {
-            true => self.request.include_dirs,
-            false => !directories_only,
+        matches.retain(|found| {
+            if found.kind.is_dir() {
+                self.request.include_dirs
+            } else {
+                !directories_only
+            }
         });
         Ok(matches)
     }
@@ -199,18 +201,21 @@ impl Expansion {
             false => (Some(1), true),
         };
         let mut walker = Walker::new(self.walk_options(depth, canonicalize), &from.path);
-        while let Some(found) = walker.step()? {
+        loop {
             if self.abandoned.load(Ordering::Relaxed) {
                 return Err(CallError::errno(OPERATION, "", Errno::CANCELED));
             }
-            let Some(found) = found else { continue };
+            let found = match walker.step()? {
+                Step::Wanted(found) => found,
+                Step::Unwanted => continue,
+                Step::End => return Ok(()),
+            };
             let is_wanted =
                 any_depth || (found.path != from.path && pattern.is_match(&Text::new(&found.name)));
             if is_wanted {
                 next.add(found)?;
             }
         }
-        Ok(())
     }
 
     fn walk_options(&self, max_depth: Option<u32>, canonicalize: bool) -> WalkOptions {
@@ -232,10 +237,7 @@ impl Expansion {
 
 fn compile(glob: &str, syntax: Syntax) -> Result<Pattern, CallError> {
     let source = syntax.to_regex(glob);
-    let flags = match syntax.case_insensitive {
-        true => "i",
-        false => "",
-    };
+    let flags = if syntax.case_insensitive { "i" } else { "" };
     let pattern = Pattern::new(&source, flags);
     pattern.map_err(|error| bad_regex(OPERATION, glob, error))
 }

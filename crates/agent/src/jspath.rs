@@ -46,11 +46,15 @@ pub(crate) fn join(first: &OsStr, second: &OsStr) -> OsString {
         joined.push("/");
     }
     joined.push(second);
-    match joined.is_empty() {
-        true => OsString::from("."),
-        false => normalize(&joined),
+    if joined.is_empty() {
+        OsString::from(".")
+    } else {
+        normalize(&joined)
     }
 }
+
+/// Stands in for a `..` that must stay; no path holds a nul byte.
+const STAYS: &[u8] = b"\0";
 
 /// Like [`join`], but `**/..` stays, when `**` may stand for any depth.
 pub(crate) fn join_globs(first: &OsStr, second: &OsStr, globstar: bool) -> OsString {
@@ -67,8 +71,6 @@ pub(crate) fn join_globs(first: &OsStr, second: &OsStr, globstar: bool) -> OsStr
     if joined.is_empty() {
         return OsString::from(".");
     }
-    // No path holds a nul byte, so it can stand in for what must stay.
-    const STAYS: &[u8] = b"\0";
     let mut before: &[u8] = b"";
     let mut marked: Vec<&[u8]> = Vec::new();
     for segment in joined.as_bytes().split(|byte| *byte == b'/') {

@@ -52,7 +52,7 @@ const HOME: &str = "/home/app";
 const USAGE: &str = "tombolo-agent --listen PATH [--user NAME] [--home DIRECTORY]";
 /// Threads for file operations, each of which may block.
 const BLOCKING_THREADS_MAX: usize = 512;
-const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(60);
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_mins(1);
 /// Between attempts on a port that fails without a reason of the host's.
 const PORT_RETRY: Duration = Duration::from_millis(20);
 
@@ -86,6 +86,16 @@ struct Options {
     home: String,
 }
 
+impl Options {
+    fn of_guest() -> Self {
+        Self {
+            listen: None,
+            user: USER.to_owned(),
+            home: HOME.to_owned(),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,14 +114,11 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), RunError> {
     let in_guest = getpid().is_init();
-    let options = match in_guest {
+    let options = if in_guest {
         // The kernel hands over whatever it did not understand itself.
-        true => Options {
-            listen: None,
-            user: USER.to_owned(),
-            home: HOME.to_owned(),
-        },
-        false => parse_arguments(std::env::args().skip(1))?,
+        Options::of_guest()
+    } else {
+        parse_arguments(std::env::args().skip(1))?
     };
     if in_guest {
         boot::boot()?;
@@ -123,9 +130,10 @@ fn run() -> Result<(), RunError> {
     let account = users::find(&options.user)?;
     let spawner = Spawner::new(account.identity.clone(), &options.home)
         .map_err(cannot("open the null device"))?;
-    let spawner = match in_guest {
-        true => spawner.in_guest(cgroup(), OPEN_FILES_MAX),
-        false => spawner,
+    let spawner = if in_guest {
+        spawner.in_guest(cgroup(), OPEN_FILES_MAX)
+    } else {
+        spawner
     };
     let kills = KernelKills::watching().unwrap_or_default();
     let runtime = runtime(account.identity.clone())?;
@@ -183,7 +191,7 @@ async fn serve(agent: Arc<Agent>, listen: Option<PathBuf>) -> Result<(), RunErro
         if let Err(error) = agent.processes.kills.follow().await {
             log!("cannot follow the kernel's log: {error}");
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         served = serve => served,
@@ -227,23 +235,21 @@ async fn serve_socket(path: PathBuf, service: AgentService) -> Result<(), RunErr
 }
 
 fn parse_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Options, RunError> {
-    let mut listen = None;
-    let mut user = USER.to_owned();
-    let mut home = HOME.to_owned();
+    let mut options = Options::of_guest();
     while let Some(name) = arguments.next() {
         let value = arguments.next();
         let value = value.ok_or_else(|| RunError::Usage(format!("{name} needs a value")))?;
         match name.as_str() {
-            "--listen" => listen = Some(PathBuf::from(value)),
-            "--user" => user = value,
-            "--home" => home = value,
+            "--listen" => options.listen = Some(PathBuf::from(value)),
+            "--user" => options.user = value,
+            "--home" => options.home = value,
             _ => return Err(RunError::Usage(format!("unknown option {name}"))),
         }
     }
-    if listen.is_none() {
+    if options.listen.is_none() {
         return Err(RunError::Usage(
             "not PID 1 and nowhere to listen".to_owned(),
         ));
     }
-    Ok(Options { listen, user, home })
+    Ok(options)
 }

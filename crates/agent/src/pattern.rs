@@ -104,9 +104,10 @@ fn check_flags(flags: &str) -> Result<(), regress::Error> {
             return Err(failed("invalid flags"));
         }
     }
-    match flags.contains('u') && flags.contains('v') {
-        true => Err(failed("flags 'u' and 'v' exclude each other")),
-        false => Ok(()),
+    if flags.contains('u') && flags.contains('v') {
+        Err(failed("flags 'u' and 'v' exclude each other"))
+    } else {
+        Ok(())
     }
 }
 
@@ -126,9 +127,10 @@ fn check_size(source: &str) -> Result<(), regress::Error> {
     if deepest > NESTING_MAX || openings.count() > SOURCE_LEN_MAX / 16 {
         return Err(failed("too many groups"));
     }
-    match source.len() > SOURCE_LEN_MAX {
-        true => Err(failed("too long")),
-        false => Ok(()),
+    if source.len() > SOURCE_LEN_MAX {
+        Err(failed("too long"))
+    } else {
+        Ok(())
     }
 }
 

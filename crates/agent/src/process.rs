@@ -114,10 +114,9 @@ impl Process {
     }
 
     fn close_streams(&self) {
-        for output in [&self.streams.stdout, &self.streams.stderr] {
-            if let Some(output) = output {
-                output.close();
-            }
+        let outputs = [&self.streams.stdout, &self.streams.stderr];
+        for output in outputs.into_iter().flatten() {
+            output.close();
         }
         if let Some(stdin) = &self.streams.stdin
             && let Ok(mut stdin) = stdin.try_lock()

@@ -33,6 +33,7 @@ impl AgentService {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what every call answers with")]
 fn answer<T>(value: T) -> Answer<T> {
     Ok(Response::new(value))
 }

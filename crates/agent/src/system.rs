@@ -17,7 +17,7 @@ use crate::log::log;
 const ENTROPY_LEN_MIN: usize = 32;
 const HOSTNAME_LEN_MAX: usize = 64;
 const MACHINE_ID_LEN: usize = 32;
-const PREWARM_COMMAND_MAX: Duration = Duration::from_secs(120);
+const PREWARM_COMMAND_MAX: Duration = Duration::from_mins(2);
 /// The unit of times in `/proc/stat`, which Linux fixes for programs.
 const NANOS_PER_TICK: u64 = 10_000_000;
 const HOSTS_FILE: &str = "/etc/hosts";

@@ -31,7 +31,7 @@ const DEPTH_MAX: usize = 2048;
 const LOOKS_PER_TURN: usize = 8192;
 /// Walks and globs that compute at one time.
 const TURNS_MAX: usize = 8;
-const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
+const TURN_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// Bounds how many walks compute at once: one whose pattern never comes to an
 /// end keeps its thread for good, and must not take all there are.
@@ -89,6 +89,10 @@ impl From<Found> for WalkEntry {
 
 /// How to walk, and what to yield of it.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an independent option of the library's"
+)]
 pub(crate) struct WalkOptions {
     /// Where relative paths start.
     pub(crate) home: PathBuf,
@@ -110,9 +114,12 @@ impl WalkOptions {
             let patterns = regexes.iter().map(|regex| Pattern::compile("walk", regex));
             patterns.collect::<Result<Vec<_>, _>>()
         };
-        let with_dot = |ext: &String| match ext.starts_with('.') {
-            true => ext.clone(),
-            false => format!(".{ext}"),
+        let with_dot = |ext: &String| {
+            if ext.starts_with('.') {
+                ext.clone()
+            } else {
+                format!(".{ext}")
+            }
         };
         let exts: Vec<String> = request.exts.iter().map(with_dot).collect();
         let matching = compile(&request.r#match)?;
@@ -156,9 +163,10 @@ impl WalkOptions {
 
     /// What the kernel is asked for: it knows nothing of the user's home.
     pub(crate) fn on_disk(&self, path: &OsStr) -> PathBuf {
-        match path.is_empty() {
-            true => PathBuf::new(),
-            false => self.home.join(path),
+        if path.is_empty() {
+            PathBuf::new()
+        } else {
+            self.home.join(path)
         }
     }
 }
@@ -179,6 +187,20 @@ struct Level {
     entries: ReadDir,
 }
 
+/// What one look at the tree came to.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Wanted(Found),
+    Unwanted,
+    End,
+}
+
+impl Step {
+    fn of(found: Option<Found>) -> Self {
+        found.map_or(Self::Unwanted, Self::Wanted)
+    }
+}
+
 impl Walker {
     pub(crate) fn new(options: WalkOptions, root: &OsStr) -> Self {
         Self {
@@ -189,18 +211,17 @@ impl Walker {
         }
     }
 
-    /// Looks at one more entry. The outer `None` is the end, the inner one an
-    /// entry that is not wanted.
-    pub(crate) fn step(&mut self) -> Result<Option<Option<Found>>, CallError> {
+    /// Looks at one more entry.
+    pub(crate) fn step(&mut self) -> Result<Step, CallError> {
         if let Some(root) = self.root.take() {
-            return self.enter(root).map(Some);
+            return self.enter(root).map(Step::of);
         }
         let Some(level) = self.levels.last_mut() else {
-            return Ok(None);
+            return Ok(Step::End);
         };
         let Some(entry) = level.entries.next() else {
             self.levels.pop();
-            return Ok(Some(None));
+            return Ok(Step::Unwanted);
         };
         let operation = self.options.operation;
         let entry = entry.map_err(|error| fail(operation, &level.path, error))?;
@@ -209,10 +230,12 @@ impl Walker {
         let kind = match entry.file_type() {
             Ok(kind) => kind_of(kind),
             // Removed since.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(None)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Step::Unwanted);
+            }
             Err(error) => return Err(fail(operation, &path, error)),
         };
-        self.visit(Found { path, name, kind }).map(Some)
+        self.visit(Found { path, name, kind }).map(Step::of)
     }
 
     fn visit(&mut self, mut found: Found) -> Result<Option<Found>, CallError> {
@@ -241,9 +264,10 @@ impl Walker {
 
     /// Begins the directory `path`; yields it when it is wanted.
     fn enter(&mut self, path: OsString) -> Result<Option<Found>, CallError> {
-        let found = match self.options.include_dirs && self.options.includes(&path) {
-            true => Some(self.entry(&path)?),
-            false => None,
+        let found = if self.options.include_dirs && self.options.includes(&path) {
+            Some(self.entry(&path)?)
+        } else {
+            None
         };
         let depth = self.levels.len();
         let at_bottom = self
@@ -280,9 +304,9 @@ impl Walker {
                     self.failed = Some(error);
                     break;
                 }
-                Ok(None) => return Ok((batch, None)),
-                Ok(Some(None)) => {}
-                Ok(Some(Some(found))) => {
+                Ok(Step::End) => return Ok((batch, None)),
+                Ok(Step::Unwanted) => {}
+                Ok(Step::Wanted(found)) => {
                     batch.entries.push(found.into());
                     if batch.entries.len() >= BATCH_ENTRIES_MAX {
                         break;

@@ -147,7 +147,7 @@ pub(crate) async fn write_file(
                 .map_err(|error| Status::internal(error.to_string()))??;
         }
         let last = batch.last;
-        let write = move || writing.write(batch);
+        let write = move || writing.write(&batch);
         if last {
             return blocking(move || write().map(drop)).await;
         }
@@ -210,13 +210,13 @@ impl Writing {
         }
     }
 
-    fn write(mut self, batch: Batch) -> Result<Self, CallError> {
+    fn write(mut self, batch: &Batch) -> Result<Self, CallError> {
         self.write_pieces(batch)
             .map_err(at("writefile", &self.path))?;
         Ok(self)
     }
 
-    fn write_pieces(&mut self, batch: Batch) -> Result<(), Cause> {
+    fn write_pieces(&mut self, batch: &Batch) -> Result<(), Cause> {
         if let State::Closed(path, open, patience) = &self.state {
             let permit = patience.for_path(path)?;
             self.state = State::Open {

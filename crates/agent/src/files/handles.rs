@@ -218,9 +218,10 @@ impl Handles {
 
     pub(crate) async fn sync(&self, request: HandleSyncRequest) -> Result<(), Status> {
         self.with("sync", request.handle, move |file| {
-            match request.data_only {
-                true => rustix::fs::fdatasync(file),
-                false => rustix::fs::fsync(file),
+            if request.data_only {
+                rustix::fs::fdatasync(file)
+            } else {
+                rustix::fs::fsync(file)
             }
         })
         .await

@@ -29,10 +29,11 @@ fn info(stat: &Statx) -> FileInfo {
         size: stat.stx_size,
         mtime_nanos,
         atime_nanos: nanos(stat.stx_atime),
-        birthtime_nanos: match has_birthtime {
-            true => nanos(stat.stx_btime),
+        birthtime_nanos: if has_birthtime {
+            nanos(stat.stx_btime)
+        } else {
             // Not every file system records it; it was no later than these.
-            false => ctime_nanos.min(mtime_nanos),
+            ctime_nanos.min(mtime_nanos)
         },
         ctime_nanos,
         dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),

@@ -34,15 +34,16 @@ pub(super) async fn lock(
     handle: Arc<Handle>,
     exclusive: bool,
 ) -> Result<(), CallError> {
-    let (at_once, patiently) = match exclusive {
-        true => (
+    let (at_once, patiently) = if exclusive {
+        (
             FlockOperation::NonBlockingLockExclusive,
             FlockOperation::LockExclusive,
-        ),
-        false => (
+        )
+    } else {
+        (
             FlockOperation::NonBlockingLockShared,
             FlockOperation::LockShared,
-        ),
+        )
     };
     match flock(&handle.file, at_once) {
         Err(Errno::WOULDBLOCK | Errno::INTR) => {}

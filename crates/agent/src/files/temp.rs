@@ -17,9 +17,10 @@ const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 pub(crate) async fn make_temp(files: &Files, request: MakeTempRequest) -> Result<String, Status> {
-    let operation = match request.directory {
-        true => "makeTempDir",
-        false => "makeTempFile",
+    let operation = if request.directory {
+        "makeTempDir"
+    } else {
+        "makeTempFile"
     };
     for part in [&request.prefix, &request.suffix] {
         if part.contains(['/', '\0']) {

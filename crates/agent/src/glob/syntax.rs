@@ -53,9 +53,10 @@ impl Syntax {
             let (translated, ends_with_separator) = segment.finish(start);
             source.push_str(&translated);
             if !ends_with_separator {
-                source.push_str(match end < glob.len() {
-                    true => SEPARATORS,
-                    false => MAYBE_SEPARATORS,
+                source.push_str(if end < glob.len() {
+                    SEPARATORS
+                } else {
+                    MAYBE_SEPARATORS
                 });
             }
             start = end;
@@ -120,9 +121,10 @@ impl<'a> Segment<'a> {
     fn translate_one(&mut self, char: char) {
         if self.in_escape {
             self.in_escape = false;
-            let special = match self.in_range {
-                true => SPECIAL_IN_RANGE,
-                false => SPECIAL,
+            let special = if self.in_range {
+                SPECIAL_IN_RANGE
+            } else {
+                SPECIAL
             };
             self.push_literal(char, special);
         } else if char == '\\' {

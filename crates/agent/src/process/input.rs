@@ -62,7 +62,10 @@ impl StdinPipe {
     async fn write_when_ready(&self, data: &[u8]) -> Result<usize, Errno> {
         let registered = self.registered.as_ref().ok_or(Errno::BADF)?;
         loop {
-            let mut ready = registered.writable().await.map_err(errno_of)?;
+            let mut ready = registered
+                .writable()
+                .await
+                .map_err(|error| errno_of(&error))?;
             match rustix::io::write(registered.fd(), data) {
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 written => return written,
@@ -72,7 +75,7 @@ impl StdinPipe {
 
     fn register(&mut self) -> Result<(), Errno> {
         if let Some(fd) = self.fd.take() {
-            self.registered = Some(Readiness::new(fd).map_err(errno_of)?);
+            self.registered = Some(Readiness::new(fd).map_err(|error| errno_of(&error))?);
         }
         Ok(())
     }
@@ -93,8 +96,8 @@ impl StdinPipe {
     }
 }
 
-fn errno_of(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 /// Writes a stream of chunks to the process that the first one names, at the

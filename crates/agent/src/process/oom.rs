@@ -98,7 +98,6 @@ impl KernelKills {
                     let record = record.get(..len).unwrap_or_default();
                     self.note(record);
                 }
-                Err(Errno::AGAIN) => return true,
                 // Records that were overwritten before they were read.
                 Err(Errno::PIPE) => {}
                 Err(_) => return true,

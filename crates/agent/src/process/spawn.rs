@@ -95,9 +95,10 @@ impl Spawner {
         mut request: SpawnRequest,
     ) -> Result<Arc<Process>, CallError> {
         let streams = Streams::of(&request);
-        let inherit = match request.clear_env {
-            true => Inherit::Nothing,
-            false => Inherit::Store,
+        let inherit = if request.clear_env {
+            Inherit::Nothing
+        } else {
+            Inherit::Store
         };
         let terminal = matches!(streams, Streams::Terminal(_));
         let environment =
