@@ -1,0 +1,650 @@
+// Calls every public method of the unmodified JavaScript SDK against a real
+// server. Prints one JSON line per row: {row, state, detail}. A row is named
+// after the method it calls, perhaps with a variant behind a space. States:
+// "pass"; "not_built" (the server refused clearly); "client_defect" (the SDK
+// cannot do it with any server); "fail".
+
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { mkdir, mkdtemp, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+// The SDK is installed beside nothing of ours: the directory is an argument.
+const require = createRequire(pathToFileURL(join(process.argv[2], "package.json")));
+const sdk = require("@deno/sandbox");
+const { Client, FsFile, KillController, Sandbox, Snapshot, Volume } = sdk;
+
+const ROW_MS = 60_000;
+const NOT_BUILT = "NOT_BUILT_YET";
+const rows = [];
+const row = (name, run) => rows.push({ name, run });
+
+/** What the SDK gets wrong by itself, seen happening as described. */
+class ClientDefect extends Error {}
+
+const isNotBuilt = (error) => {
+  for (let cause = error; cause; cause = cause.cause) {
+    if (cause.code === NOT_BUILT) return true;
+    if (cause instanceof sdk.RpcError && cause.code === -32601) return true;
+    if (String(cause.message).includes(NOT_BUILT)) return true;
+  }
+  return false;
+};
+
+const errorOf = (promise) =>
+  Promise.resolve(promise).then(
+    () => assert.fail("there was no error"),
+    (error) => {
+      if (error instanceof assert.AssertionError) throw error;
+      return error;
+    },
+  );
+
+const collect = async (items) => {
+  const all = [];
+  for await (const item of items) all.push(item);
+  return all;
+};
+
+const text = async (stream) => new TextDecoder().decode(Buffer.concat(await collect(stream)));
+const streamOf = (...chunks) => ReadableStream.from(chunks);
+const bytes = (string) => new TextEncoder().encode(string);
+
+// Closed when the row that made them ends: Node 20 has no `await using`.
+const kept = [];
+const keep = (sandbox) => {
+  kept.push(sandbox);
+  return sandbox;
+};
+
+const client = new Client();
+const sb = await Sandbox.create({ timeout: "20m" });
+const { fs } = sb;
+
+const directory = async () => {
+  const path = `/home/app/${randomUUID()}`;
+  await fs.mkdir(path);
+  return path;
+};
+const file = async (content = "") => {
+  const path = `${await directory()}/file`;
+  await fs.writeTextFile(path, content);
+  return path;
+};
+const handle = async (content = "") => fs.open(await file(content), { read: true, write: true });
+const tree = async () => {
+  const root = await directory();
+  await fs.mkdir(`${root}/sub`);
+  await fs.writeTextFile(`${root}/a.txt`, "a");
+  await fs.writeTextFile(`${root}/sub/b.py`, "b");
+  await fs.symlink("a.txt", `${root}/link`);
+  return root;
+};
+const shell = (script, options = {}) =>
+  sb.spawn("sh", { args: ["-c", script], stdout: "piped", ...options });
+const shellText = async (script, options) => (await (await shell(script, options)).output()).stdoutText;
+
+// Sandboxes
+
+row("Sandbox.create", async () => {
+  const own = keep(await Sandbox.create());
+  assert.match(own.id, /^sbx_ord_[0-9a-z]{20}$/);
+});
+row("Sandbox.create memory, env, labels, debug, region", async () => {
+  const options = { memory: "1280MiB", env: { MY_VAR: "x" }, labels: { job: "t" }, region: "ord" };
+  const own = keep(await Sandbox.create({ ...options, debug: false }));
+  assert.equal(await own.sh`echo $MY_VAR`.text(), "x\n");
+});
+row("Sandbox.create token and endpoints", async () => {
+  const { DENO_DEPLOY_TOKEN: token, DENO_DEPLOY_ENDPOINT: apiEndpoint, DENO_SANDBOX_ENDPOINT: sandboxEndpoint } =
+    process.env;
+  const own = keep(await Sandbox.create({ token, apiEndpoint, sandboxEndpoint: () => sandboxEndpoint }));
+  assert.ok(own.id);
+});
+row("Sandbox.create timeout", async () => {
+  const own = await Sandbox.create({ timeout: "3s" });
+  const child = await own.spawn("sleep", { args: ["600"] });
+  await errorOf(child.status);
+  await own.closed;
+  assert.equal((await errorOf(Sandbox.connect(own.id))).code, "SANDBOX_ALREADY_TERMINATED");
+});
+row("Sandbox.create allowNet nothing", async () => {
+  const own = keep(await Sandbox.create({ allowNet: [] }));
+  assert.ok(own.id);
+});
+const refused = {
+  root: { root: "snap" },
+  volumes: { volumes: { "/data": "vol" } },
+  allowNet: { allowNet: ["example.com"] },
+  secrets: { secrets: { K: { hosts: ["example.com"], value: "v" } } },
+  ssh: { ssh: true },
+  port: { port: 8000 },
+};
+for (const [option, options] of Object.entries(refused)) {
+  row(`Sandbox.create ${option}`, () => Sandbox.create(options));
+}
+row("Sandbox.connect", async () => {
+  const path = await file("shared");
+  const other = keep(await Sandbox.connect({ id: sb.id }));
+  assert.equal(await other.fs.readTextFile(path), "shared");
+  await other.fs.writeTextFile(path, "back");
+  assert.equal(await fs.readTextFile(path), "back");
+});
+row("sandbox.id", () => assert.equal(sb.id.length, 28));
+row("sandbox.ssh", () => assert.equal(sb.ssh, undefined));
+row("sandbox.url", () => assert.equal(sb.url, undefined));
+row("sandbox.fs", () => assert.ok(sb.fs));
+row("sandbox.env", () => assert.ok(sb.env));
+row("sandbox.deno", () => assert.ok(sb.deno));
+row("sandbox.closed", async () => {
+  const own = await Sandbox.create();
+  await own.close();
+  await own.closed;
+});
+row("sandbox.spawn", async () => {
+  const child = await shell("echo out; echo err >&2; exit 3", { stderr: "piped" });
+  const { status, stdoutText, stderrText } = await child.output();
+  assert.deepEqual([status.code, status.success, stdoutText, stderrText], [3, false, "out\n", "err\n"]);
+});
+row("sandbox.spawn cwd, env, clearEnv", async () => {
+  assert.equal(await shellText("pwd; echo $MY_VAR", { cwd: "/tmp", env: { MY_VAR: "x" } }), "/tmp\nx\n");
+  assert.equal(await shellText("echo $HOME", { clearEnv: true, env: { PATH: "/usr/bin:/bin" } }), "\n");
+});
+row("sandbox.spawn signal", async () => {
+  const abort = new AbortController();
+  const child = await shell("echo ready; exec sleep 600", { signal: abort.signal });
+  await child.stdout.getReader().read();
+  abort.abort();
+  assert.equal((await child.status).signal, "SIGTERM");
+});
+row("sandbox.spawn null and inherited streams", async () => {
+  const child = await sb.spawn("true", { stdin: "null", stdout: "null", stderr: "null" });
+  assert.deepEqual([child.stdin, child.stdout, child.stderr], [null, null, null]);
+  assert.ok((await child.status).success);
+  assert.ok((await (await sb.spawn("true")).status).success);
+});
+row("sandbox.spawn what is not there", async () => {
+  assert.equal((await errorOf(sb.spawn("no-such-program"))).name, "NotFound");
+});
+row("sandbox.sh", async () => {
+  const { status, stdoutText } = await sb.sh`echo ${"a b"}; exit 3`.noThrow().stdout("piped");
+  assert.deepEqual([status.code, stdoutText], [3, "a b\n"]);
+});
+row("sh.text", async () => assert.equal(await sb.sh`echo hi`.text(), "hi\n"));
+row("sh.json", async () => assert.deepEqual(await sb.sh`echo '{"a": 1}'`.json(), { a: 1 }));
+row("sh.result", async () => assert.ok((await sb.sh`true`.result()).status.success));
+row("sh.then", async () => assert.equal((await errorOf(sb.sh`exit 4`)).code, 4));
+row("sh.noThrow", async () => assert.equal((await sb.sh`exit 4`.noThrow()).status.code, 4));
+row("sh.sudo", async () => assert.equal(await sb.sh`id -u`.sudo().text(), "0\n"));
+row("sh.cwd", async () => assert.equal(await sb.sh`pwd`.cwd("/tmp").text(), "/tmp\n"));
+row("sh.env", async () => assert.equal(await sb.sh`echo $MY_VAR`.env("MY_VAR", "x").text(), "x\n"));
+row("sh.stdout", async () => assert.equal((await sb.sh`echo x`.stdout("null")).stdoutText, null));
+row("sh.stderr", async () => assert.equal((await sb.sh`echo x >&2`.stderr("piped")).stderrText, "x\n"));
+row("sh.spawn", async () => {
+  const child = await sb.sh`echo x`.stdout("piped").spawn();
+  assert.equal((await child.output()).stdoutText, "x\n");
+});
+row("sh.signal", async () => {
+  const controller = new KillController();
+  const child = await sb.sh`sleep 600`.noThrow().signal(controller.signal).spawn();
+  controller.kill("SIGKILL");
+  assert.equal((await child.output()).status.code, 137);
+});
+row("sandbox.fetch", () => sb.fetch("https://example.com"));
+row("sandbox.close", async () => {
+  const own = await Sandbox.create();
+  await own.close();
+  await errorOf(own.fs.readTextFile("/etc/hostname"));
+});
+row("sandbox.kill", async () => {
+  const own = await Sandbox.create({ timeout: "10m" });
+  await own.kill();
+  assert.equal((await errorOf(Sandbox.connect(own.id))).code, "SANDBOX_ALREADY_TERMINATED");
+});
+row("sandbox.extendTimeout", async () => {
+  const own = keep(await Sandbox.create({ timeout: "60s" }));
+  const left = ((await own.extendTimeout("5m")) - Date.now()) / 1000;
+  assert.ok(left > 200 && left <= 301, `${left}`);
+});
+row("sandbox.exposeHttp", () => sb.exposeHttp({ port: 8000 }));
+row("sandbox.exposeSsh", () => sb.exposeSsh());
+row("sandbox.exposeVscode", () => sb.exposeVscode("/home/app"));
+row("sandbox.deploy", () => sb.deploy("app"));
+
+// Processes
+
+row("process.pid", async () => assert.ok((await sb.spawn("true")).pid > 0));
+row("process.stdin", async () => {
+  const child = await sb.spawn("wc", { args: ["-c"], stdin: "piped", stdout: "piped" });
+  const writer = child.stdin.getWriter();
+  for (let i = 0; i < 16; i++) await writer.write(new Uint8Array(65536));
+  await writer.close();
+  assert.equal((await child.output()).stdoutText, `${16 * 65536}\n`);
+});
+row("process.stdout", async () => {
+  const child = await shell("echo one; read line; echo $line", { stdin: "piped" });
+  const reader = child.stdout.getReader();
+  assert.equal(Buffer.from((await reader.read()).value).toString(), "one\n");
+  const writer = child.stdin.getWriter();
+  await writer.write(bytes("two\n"));
+  assert.equal(Buffer.from((await reader.read()).value).toString(), "two\n");
+  assert.ok((await child.status).success);
+});
+row("process.stdout cancelled", async () => {
+  const child = await sb.spawn("yes", { stdout: "piped" });
+  await child.stdout.cancel();
+  await child.status;
+});
+row("process.stderr", async () => {
+  const child = await shell("echo x >&2", { stderr: "piped" });
+  assert.equal(await text(child.stderr), "x\n");
+});
+row("process.status", async () => {
+  const { success, code, signal } = await (await shell("kill -9 $$")).status;
+  assert.deepEqual([success, code, signal], [false, 137, "SIGKILL"]);
+});
+row("process.kill", async () => {
+  const child = await shell("echo ready; exec sleep 600");
+  await child.stdout.getReader().read();
+  await child.kill("SIGINT");
+  assert.equal((await child.status).signal, "SIGINT");
+  await child.kill();
+});
+row("process.output", async () => {
+  const { stdout, stderr } = await (await shell("printf '\\377'", { stderr: "null" })).output();
+  assert.deepEqual([[...stdout], stderr], [[255], null]);
+});
+
+// Files
+
+row("fs.readFile", async () => {
+  const path = await file("text");
+  assert.equal(Buffer.from(await fs.readFile(path)).toString(), "text");
+  assert.equal((await errorOf(fs.readFile(`${path}x`))).name, "NotFound");
+});
+row("fs.readFile aborted", async () => {
+  const abort = AbortSignal.abort();
+  await errorOf(fs.readFile(await file("text"), { signal: abort }));
+});
+row("fs.writeFile", async () => {
+  const path = await file();
+  await fs.writeFile(path, new Uint8Array(200_000).fill(255), { mode: 0o600 });
+  await fs.writeFile(path, streamOf(bytes("!"), bytes("?")), { append: true });
+  const content = await fs.readFile(path);
+  assert.equal(content.length, 200_002);
+  assert.equal((await errorOf(fs.writeFile(path, bytes(""), { createNew: true }))).name, "AlreadyExists");
+});
+row("fs.readTextFile", async () => assert.equal(await fs.readTextFile(await file("ä €")), "ä €"));
+row("fs.readTextFile of megabytes", async () => {
+  const content = "x".repeat(4 << 20);
+  assert.equal((await fs.readTextFile(await file(content))).length, content.length);
+});
+row("fs.writeTextFile", async () => {
+  const path = await file("one");
+  await fs.writeTextFile(path, streamOf(" two", " three"), { append: true });
+  assert.equal(await fs.readTextFile(path), "one two three");
+});
+row("fs.readDir", async () => {
+  const entries = await collect(fs.readDir(await tree()));
+  const kinds = entries.map((e) => `${e.name} ${e.isFile} ${e.isDirectory} ${e.isSymlink}`).sort();
+  assert.deepEqual(kinds, ["a.txt true false false", "link false false true", "sub false true false"]);
+});
+row("fs.remove", async () => {
+  const root = await tree();
+  await fs.remove(`${root}/a.txt`);
+  await errorOf(fs.remove(root));
+  await fs.remove(root, { recursive: true });
+  assert.equal((await errorOf(fs.stat(root))).name, "NotFound");
+});
+row("fs.mkdir", async () => {
+  const root = await directory();
+  await fs.mkdir(`${root}/a/b`, { recursive: true, mode: 0o700 });
+  assert.ok((await fs.stat(`${root}/a/b`)).isDirectory);
+  assert.equal((await errorOf(fs.mkdir(`${root}/a`))).name, "AlreadyExists");
+});
+row("fs.rename", async () => {
+  const path = await file("x");
+  await fs.rename(path, `${path}2`);
+  assert.equal(await fs.readTextFile(`${path}2`), "x");
+});
+row("fs.stat", async () => {
+  const info = await fs.stat(`${await tree()}/link`);
+  assert.deepEqual([info.isFile, info.size, info.uid, info.isSocket], [true, 1, 1000, false]);
+  assert.ok(Math.abs(info.mtime - Date.now()) < 60_000);
+});
+row("fs.lstat", async () => assert.ok((await fs.lstat(`${await tree()}/link`)).isSymlink));
+row("fs.chmod", async () => {
+  const path = await file();
+  await fs.chmod(path, 0o705);
+  assert.equal((await fs.stat(path)).mode & 0o777, 0o705);
+});
+row("fs.chown", async () => {
+  const path = await file();
+  await fs.chown(path, 1000, null);
+  assert.equal((await errorOf(fs.chown(path, 0, 0))).name, "PermissionDenied");
+});
+row("fs.copyFile", async () => {
+  const path = await file("x");
+  await fs.copyFile(path, `${path}2`);
+  assert.equal(await fs.readTextFile(`${path}2`), "x");
+});
+row("fs.walk", async () => {
+  const root = await tree();
+  const all = (await collect(fs.walk(root))).map((e) => e.path).sort();
+  assert.deepEqual(all, [root, `${root}/a.txt`, `${root}/link`, `${root}/sub`, `${root}/sub/b.py`]);
+  const options = { includeDirs: false, includeSymlinks: false, exts: [".py"], match: [/sub/], skip: [/a\.txt$/] };
+  assert.deepEqual((await collect(fs.walk(root, options))).map((e) => e.name), ["b.py"]);
+});
+row("fs.expandGlob", async () => {
+  const root = await tree();
+  const found = await collect(fs.expandGlob("**/*.{txt,py}", { root, includeDirs: false, exclude: ["none"] }));
+  assert.deepEqual(found.map((e) => e.path).sort(), [`${root}/a.txt`, `${root}/sub/b.py`]);
+});
+row("fs.link", async () => {
+  const path = await file("x");
+  await fs.link(path, `${path}2`);
+  assert.equal((await fs.stat(path)).nlink, 2);
+});
+row("fs.symlink", async () => {
+  const path = await file("x");
+  await fs.symlink(path, `${path}2`, { type: "file" });
+  assert.equal(await fs.readTextFile(`${path}2`), "x");
+});
+row("fs.readLink", async () => assert.equal(await fs.readLink(`${await tree()}/link`), "a.txt"));
+row("fs.realPath", async () => {
+  const root = await tree();
+  assert.equal(await fs.realPath(`${root}/sub/../link`), `${root}/a.txt`);
+});
+row("fs.makeTempDir", async () => {
+  const path = await fs.makeTempDir({ prefix: "p", suffix: "s" });
+  assert.match(path, /^\/tmp\/p.+s$/);
+  assert.ok((await fs.stat(path)).isDirectory);
+});
+row("fs.makeTempFile", async () => {
+  const dir = await directory();
+  const path = await fs.makeTempFile({ dir });
+  assert.ok(path.startsWith(dir) && (await fs.stat(path)).isFile);
+});
+row("fs.truncate", async () => {
+  const path = await file("four");
+  await fs.truncate(path, 2);
+  assert.equal(await fs.readTextFile(path), "fo");
+  await fs.truncate(path);
+  assert.equal(await fs.readTextFile(path), "");
+});
+row("fs.umask", async () => {
+  const before = await fs.umask(0o077);
+  assert.equal(await fs.umask(before), 0o077);
+  assert.equal(await fs.umask(), before);
+});
+row("fs.utime", async () => {
+  const path = await file();
+  await fs.utime(path, new Date("2020-01-01"), new Date("2021-01-01"));
+  assert.equal((await fs.stat(path)).mtime.toISOString(), "2021-01-01T00:00:00.000Z");
+});
+row("fs.create", async () => {
+  const path = await file("old");
+  const opened = await fs.create(path);
+  await opened.write(bytes("new!"));
+  await opened.close();
+  assert.equal(await fs.readTextFile(path), "new!");
+});
+row("fs.open", async () => {
+  const path = await file("text");
+  const opened = await fs.open(path, { append: true });
+  await opened.write(bytes("+"));
+  await opened.close();
+  assert.equal(await fs.readTextFile(path), "text+");
+  assert.equal((await errorOf(fs.open(`${path}x`))).name, "NotFound");
+});
+const withLocal = async (use) => {
+  const local = await mkdtemp(join(tmpdir(), "conformance-"));
+  try {
+    await use(local);
+  } finally {
+    await rm(local, { recursive: true });
+  }
+};
+const uploaded = async (local) => {
+  await mkdir(join(local, "up/sub"), { recursive: true });
+  await writeFile(join(local, "up/sub/file"), Buffer.alloc(100_000, 255));
+  await symlink("sub/file", join(local, "up/link"));
+  const target = `${await directory()}/up`;
+  await fs.upload(join(local, "up"), target);
+  return target;
+};
+row("fs.upload", () =>
+  withLocal(async (local) => {
+    const target = await uploaded(local);
+    assert.equal((await fs.readFile(`${target}/link`)).length, 100_000);
+  }));
+row("fs.download", () =>
+  withLocal(async (local) => {
+    await fs.download(await uploaded(local), join(local, "down"));
+    assert.equal((await readFile(join(local, "down/sub/file"))).length, 100_000);
+    assert.equal(await readlink(join(local, "down/link")), "sub/file");
+  }));
+
+// File handles
+
+const withHandle = (content, use) => async () => {
+  const opened = await handle(content);
+  try {
+    await use(opened);
+  } finally {
+    await opened.close();
+  }
+};
+row("file.write", withHandle("", async (f) => assert.equal(await f.write(bytes("four")), 4)));
+row("file.read", withHandle("text", async (f) => {
+  const buffer = new Uint8Array(9);
+  assert.equal(await f.read(buffer), 4);
+  assert.equal(await f.read(buffer), null);
+}));
+row("file.seek", withHandle("text", async (f) => {
+  assert.equal(await f.seek(-1, 2), 3);
+  assert.equal(await f.seek(2n, 0), 2);
+}));
+row("file.truncate", withHandle("text", async (f) => {
+  await f.truncate(2);
+  assert.equal((await f.stat()).size, 2);
+}));
+row("file.stat", withHandle("text", async (f) => assert.equal((await f.stat()).size, 4)));
+row("file.sync", withHandle("", (f) => f.sync()));
+row("file.syncData", withHandle("", (f) => f.syncData()));
+row("file.utime", withHandle("", async (f) => {
+  await f.utime(new Date("2020-01-01"), new Date("2021-01-01"));
+  assert.equal((await f.stat()).mtime.getUTCFullYear(), 2021);
+}));
+row("file.lock", async () => {
+  const path = await file();
+  const [first, second] = [await fs.open(path, { write: true }), await fs.open(path, { write: true })];
+  await first.lock(true);
+  let locked = false;
+  const waiting = second.lock(true).then(() => (locked = true));
+  assert.equal((await second.stat()).size, 0);
+  assert.equal(locked, false);
+  await first.unlock();
+  await waiting;
+  await first.close();
+  await second.close();
+});
+row("file.unlock", withHandle("", async (f) => {
+  await f.lock();
+  await f.unlock();
+}));
+row("file.readable", async () => assert.equal(await text((await handle("text")).readable), "text"));
+row("file.writable", async () => {
+  const path = await file();
+  await streamOf(bytes("a"), bytes("b")).pipeTo((await fs.open(path, { write: true })).writable);
+  assert.equal(await fs.readTextFile(path), "ab");
+});
+row("file.close", async () => {
+  const opened = await handle();
+  await opened.close();
+  assert.equal((await errorOf(opened.stat())).name, "BadResource");
+});
+
+// The environment
+
+row("env.set", async () => {
+  await sb.env.set("ROW_SET", "1");
+  assert.equal(await shellText("echo $ROW_SET"), "1\n");
+});
+row("env.get", async () => {
+  assert.equal(await sb.env.get("HOME"), "/home/app");
+  assert.equal((await sb.env.get("ROW_NONE")) ?? undefined, undefined);
+});
+row("env.toObject", async () => assert.equal((await sb.env.toObject()).HOME, "/home/app"));
+row("env.delete", async () => {
+  await sb.env.set("ROW_DELETE", "1");
+  await sb.env.delete("ROW_DELETE");
+  assert.equal((await sb.env.toObject()).ROW_DELETE, undefined);
+});
+
+// What is not built yet: the call must be refused, and at once.
+
+const later = {
+  "deno.run": () => sb.deno.run({ code: "1" }),
+  "deno.run entrypoint": () => sb.deno.run({ entrypoint: "main.ts", watch: true }),
+  "deno.eval": () => sb.deno.eval("1 + 1"),
+  "deno.repl": () => sb.deno.repl(),
+  "deno.deploy": () => sb.deno.deploy("app"),
+  "apps.get": () => client.apps.get("a"),
+  "apps.list": () => client.apps.list(),
+  "apps.create": () => client.apps.create({ slug: "a" }),
+  "apps.update": () => client.apps.update("a", { slug: "b" }),
+  "apps.delete": () => client.apps.delete("a"),
+  "apps.deploy": () => client.apps.deploy("a", { assets: {} }),
+  "apps.logs": () => client.apps.logs("a", { start: new Date() }),
+  "layers.get": () => client.layers.get("l"),
+  "layers.list": () => client.layers.list(),
+  "layers.create": () => client.layers.create({ slug: "l" }),
+  "layers.update": () => client.layers.update("l", { slug: "m" }),
+  "layers.delete": () => client.layers.delete("l"),
+  "layers.apps": () => client.layers.apps("l"),
+  "volumes.get": () => client.volumes.get("v"),
+  "volumes.list": () => client.volumes.list(),
+  "volumes.create": () => client.volumes.create({ slug: "v", region: "ord", capacity: "1GB" }),
+  "volumes.delete": () => client.volumes.delete("v"),
+  "volumes.snapshot": () => client.volumes.snapshot("v", { slug: "s" }),
+  "Volume.create": () => Volume.create({ slug: "v", region: "ord", capacity: "1GB" }),
+  "Volume.get": () => Volume.get("v"),
+  "snapshots.get": () => client.snapshots.get("s"),
+  "snapshots.list": () => client.snapshots.list(),
+  "snapshots.delete": () => client.snapshots.delete("s"),
+  "Snapshot.create": () => Snapshot.create("v", { slug: "s" }),
+  "Snapshot.get": () => Snapshot.get("s"),
+  "revisions.get": () => client.revisions.get("r"),
+  "revisions.list": () => client.revisions.list("a"),
+  "revisions.progress": () => collect(client.revisions.progress("r")),
+  "revisions.buildLogs": () => collect(client.revisions.buildLogs("r")),
+  "revisions.cancel": () => client.revisions.cancel("r"),
+  "revisions.timelines": () => client.revisions.timelines("r"),
+  "revisions.delete": () => client.revisions.delete("r"),
+  "timelines.list": () => client.timelines.list("a"),
+};
+for (const [name, run] of Object.entries(later)) row(name, run);
+
+row("sandboxes.create", async () => {
+  const own = keep(await client.sandboxes.create({}));
+  assert.ok(own.id);
+});
+row("sandboxes.connect", async () => {
+  const other = keep(await client.sandboxes.connect(sb.id, {}));
+  assert.equal(other.id, sb.id);
+});
+row("sandboxes.list", async () => {
+  const labels = { job: randomUUID() };
+  const own = keep(await Sandbox.create({ labels }));
+  const [mine, ...others] = await client.sandboxes.list({ labels });
+  assert.deepEqual([mine.id, mine.status, mine.stoppedAt, mine.labels], [own.id, "running", null, labels]);
+  assert.equal(others.length, 0);
+  assert.ok((await client.sandboxes.list()).some((meta) => meta.id === sb.id));
+});
+
+row("errors InvalidTokenError", async () => {
+  assert.ok((await errorOf(Sandbox.create({ token: "ddo_wrong" }))) instanceof sdk.InvalidTokenError);
+});
+row("errors ConnectionEstablishmentError", async () => {
+  const error = await errorOf(Sandbox.connect("sbx_ord_00000000000000000000"));
+  assert.ok(error instanceof sdk.ConnectionEstablishmentError, error.name);
+  assert.deepEqual([error.status, error.code], [404, "SANDBOX_NOT_FOUND"]);
+});
+row("errors ConnectionClosedError", async () => {
+  const own = await Sandbox.create();
+  await own.close();
+  assert.ok((await errorOf(own.fs.stat("/"))) instanceof sdk.ConnectionClosedError);
+});
+row("errors SandboxCommandError", async () => {
+  assert.ok((await errorOf(sb.sh`exit 1`)) instanceof sdk.SandboxCommandError);
+});
+row("errors MissingTokenError and other checks of the client", async () => {
+  assert.ok((await errorOf(Sandbox.create({ memory: "1MiB" }))) instanceof sdk.InvalidMemoryError);
+  assert.ok((await errorOf(Sandbox.create({ timeout: "soon" }))) instanceof sdk.InvalidTimeoutError);
+});
+
+// The rows above must name every public method there is.
+
+const prototypes = (object) => {
+  const names = [];
+  for (let proto = object; proto && proto !== Object.prototype; proto = Object.getPrototypeOf(proto)) {
+    if ([EventTarget.prototype, Function.prototype].includes(proto)) break;
+    names.push(...Object.getOwnPropertyNames(proto));
+  }
+  return names;
+};
+const surface = () => ({
+  sandbox: sb,
+  sh: Object.getPrototypeOf(sb.sh`true`),
+  fs: sb.fs,
+  env: sb.env,
+  deno: sb.deno,
+  file: FsFile.prototype,
+  process: sdk.ChildProcess.prototype,
+  apps: client.apps,
+  layers: client.layers,
+  volumes: client.volumes,
+  snapshots: client.snapshots,
+  revisions: client.revisions,
+  timelines: client.timelines,
+  sandboxes: client.sandboxes,
+});
+row("every public method has a row", () => {
+  const named = new Set(rows.map(({ name }) => name.split(" ")[0]));
+  const missing = Object.entries(surface()).flatMap(([owner, object]) =>
+    prototypes(object)
+      .filter((name) => name !== "constructor" && !name.startsWith("_"))
+      .map((name) => `${owner}.${name}`)
+      .filter((name) => !named.has(name)),
+  );
+  assert.deepEqual(missing, []);
+});
+
+const outcome = async (run) => {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ROW_MS / 1000} s`)), ROW_MS);
+  });
+  try {
+    await Promise.race([run(), late]);
+    return { state: "pass", detail: "" };
+  } catch (error) {
+    if (error instanceof ClientDefect) return { state: "client_defect", detail: error.message };
+    if (isNotBuilt(error)) return { state: "not_built", detail: "" };
+    return { state: "fail", detail: `${error?.name}: ${error?.message}` };
+  } finally {
+    clearTimeout(timer);
+    await Promise.all(kept.splice(0).map((sandbox) => sandbox.close()));
+  }
+};
+
+for (const { name, run } of rows) {
+  if (process.env.ROWS && !name.includes(process.env.ROWS)) continue;
+  console.log(JSON.stringify({ row: name, ...(await outcome(run)) }));
+}
+await sb.kill();
+process.exit(0);

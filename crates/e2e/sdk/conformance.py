@@ -1,0 +1,837 @@
+"""Calls every public method of the unmodified Python SDK against a real server.
+
+Prints one JSON line per row: {"row", "state", "detail"}. A row is named after
+the method it calls, perhaps with a variant behind a space. States: "pass";
+"not_built" (the server refused clearly); "client_defect" (the SDK cannot do
+it with any server); "fail".
+"""
+
+import asyncio
+import io
+import json
+import os
+import stat
+import tempfile
+import time
+import uuid
+from datetime import datetime, timezone
+
+import httpx
+import websockets
+from deno_sandbox import AsyncDenoDeploy, DenoDeploy, sandbox as sandbox_module
+from deno_sandbox import apps, console, env, fs, layers, process, revisions
+from deno_sandbox import snapshots, timelines, volumes
+from deno_sandbox.errors import (
+    AuthenticationError,
+    HTTPStatusError,
+    RpcValidationError,
+    UnknownRpcMethod,
+)
+
+ROW_SECONDS = 60
+NOT_BUILT = "NOT_BUILT_YET"
+ROWS = []
+
+
+class ClientDefect(Exception):
+    """What the SDK gets wrong by itself, seen happening as described."""
+
+
+def row(name):
+    def register(function):
+        ROWS.append((name, function))
+        return function
+
+    return register
+
+
+def is_not_built(error):
+    if isinstance(error, UnknownRpcMethod):
+        return True
+    if isinstance(error, HTTPStatusError):
+        return error.status_code == 501 and error.code == NOT_BUILT
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == 501
+    if isinstance(error, websockets.InvalidStatus):
+        return error.response.status_code == 501
+    return False
+
+
+class World:
+    """What rows share: a client, a sandbox, and a directory of one's own."""
+
+    def __init__(self, client, sandbox):
+        self.client = client
+        self.sb = sandbox
+        self.fs = sandbox.fs
+
+    async def directory(self):
+        path = f"/home/app/{uuid.uuid4().hex}"
+        await self.fs.mkdir(path)
+        return path
+
+    async def tree(self):
+        root = await self.directory()
+        await self.fs.mkdir(f"{root}/sub")
+        await self.fs.write_text_file(f"{root}/a.txt", "a")
+        await self.fs.write_text_file(f"{root}/sub/b.py", "b")
+        await self.fs.symlink("a.txt", f"{root}/link")
+        return root
+
+    async def file(self, text=""):
+        path = f"{await self.directory()}/file"
+        await self.fs.write_text_file(path, text)
+        return path
+
+    async def handle(self, text=""):
+        path = await self.file(text)
+        return await self.fs.open(path, read=True, write=True)
+
+    async def shell(self, script, **options):
+        options.setdefault("stdout", "piped")
+        return await self.sb.spawn("sh", args=["-c", script], **options)
+
+    async def shell_text(self, script, **options):
+        child = await self.shell(script, **options)
+        text = (await child.stdout.read()).decode()
+        status = await child.wait()
+        assert status["success"], status
+        return text
+
+
+async def error_of(awaitable):
+    try:
+        await awaitable
+    except Exception as error:
+        return error
+    raise AssertionError("there was no error")
+
+
+# The client and its sandboxes
+
+
+@row("sandbox.create")
+async def _(w):
+    async with w.client.sandbox.create() as sb:
+        assert sb.id.startswith("sbx_") and sb.trace_id and not sb.closed
+    assert sb.closed
+
+
+@row("sandbox.create memory, env, labels, debug, region")
+async def _(w):
+    options = {"memory_mb": 1280, "env": {"MY_VAR": "x"}, "labels": {"job": "t"}}
+    async with w.client.sandbox.create(**options, debug=False, region="ord") as sb:
+        child = await sb.spawn("sh", args=["-c", "echo $MY_VAR"], stdout="piped")
+        assert await child.stdout.read() == b"x\n"
+        await child.wait()
+
+
+@row("sandbox.create timeout")
+async def _(w):
+    manager = w.client.sandbox.create(timeout="3s")
+    sb = await manager.__aenter__()
+    child = await sb.spawn("sleep", args=["600"])
+    started = time.monotonic()
+    await error_of(child.wait())
+    assert time.monotonic() - started < 20
+    # The SDK kills the processes it knows when it closes, even on a closed socket.
+    await error_of(manager.__aexit__(None, None, None))
+    await error_of(w.client.sandbox.connect(sb.id).__aenter__())
+
+
+@row("sandbox.create allow_net nothing")
+async def _(w):
+    async with w.client.sandbox.create(allow_net=[]) as sb:
+        assert (await sb.env.get("HOME")) == "/home/app"
+
+
+REFUSED_OPTIONS = {
+    "root": {"root": "snap"},
+    "volumes": {"volumes": {"/data": "vol"}},
+    "allow_net": {"allow_net": ["example.com"]},
+    "secrets": {"secrets": {"K": {"hosts": ["example.com"], "value": "v"}}},
+    "ssh": {"ssh": True},
+    "port": {"port": 8000},
+}
+for option, options in REFUSED_OPTIONS.items():
+
+    @row(f"sandbox.create {option}")
+    async def _(w, options=options):
+        async with w.client.sandbox.create(**options):
+            pass
+
+
+@row("sandbox.create with a bad token")
+async def _(w):
+    stranger = AsyncDenoDeploy({"token": "ddo_wrong"})
+    error = await error_of(stranger.sandbox.create().__aenter__())
+    assert isinstance(error, AuthenticationError), error
+
+
+@row("sandbox.connect")
+async def _(w):
+    path = await w.file("shared")
+    async with w.client.sandbox.connect(w.sb.id, debug=False) as other:
+        assert await other.fs.read_text_file(path) == "shared"
+        await other.fs.write_text_file(path, "back")
+    assert await w.fs.read_text_file(path) == "back"
+
+
+@row("sandbox.list")
+async def _(w):
+    page = await w.client.sandbox.list()
+    mine = [meta for meta in page.items if meta["id"] == w.sb.id]
+    assert mine and mine[0]["status"] == "running" and mine[0]["region"] == "ord"
+    assert mine[0]["stopped_at"] is None and mine[0]["created_at"]
+
+
+@row("sandbox.list labels")
+async def _(w):
+    label = {"job": uuid.uuid4().hex}
+    async with w.client.sandbox.create(labels=label) as sb:
+        page = await w.client.sandbox.list(labels=label)
+        assert [meta["id"] for meta in page.items] == [sb.id]
+
+
+@row("page.get_next_page")
+async def _(w):
+    page = await w.client.sandbox.list()
+    assert not page.has_more and page.next_cursor is None
+    assert await page.get_next_page() is None
+
+
+@row("page iteration")
+async def _(w):
+    page = await w.client.sandbox.list()
+    assert page.items
+    seen = [item async for item in page]
+    if not seen:
+        raise ClientDefect("iterating over a list skips its first page")
+
+
+@row("sb.spawn")
+async def _(w):
+    child = await w.sb.spawn("sh", args=["-c", "echo out; echo err >&2; exit 3"], stdout="piped", stderr="piped")
+    assert child.pid > 0
+    assert await child.stdout.read() == b"out\n"
+    assert await child.stderr.read() == b"err\n"
+    assert await child.wait() == {"success": False, "code": 3, "signal": None}
+
+
+@row("sb.spawn cwd, clear_env")
+async def _(w):
+    assert await w.shell_text("pwd", cwd="/tmp") == "/tmp\n"
+    assert await w.shell_text("echo $FOO", env={"FOO": "bar"}) == "bar\n"
+
+
+@row("sb.spawn env with underscores")
+async def _(w):
+    text = await w.shell_text("env", env={"MY_VAR": "x"})
+    if "MY_VAR=x" not in text and "MYVar=x" in text:
+        raise ClientDefect("the SDK sends MY_VAR as MYVar")
+    assert "MY_VAR=x" in text
+
+
+@row("sb.spawn stdin_data")
+async def _(w):
+    data = [b"x" * 65536 for _ in range(16)]
+    assert await w.shell_text("wc -c", stdin_data=data) == f"{16 * 65536}\n"
+
+
+@row("sb.spawn null and inherited streams")
+async def _(w):
+    child = await w.sb.spawn("true", stdin="null", stdout="null", stderr="null")
+    assert (await child.wait())["success"]
+    child = await w.sb.spawn("true")
+    assert (await child.wait())["success"]
+
+
+@row("sb.spawn what is not there")
+async def _(w):
+    error = await error_of(w.sb.spawn("no-such-program"))
+    assert "NotFound" in str(error), error
+
+
+@row("sb.spawn as root by sudo")
+async def _(w):
+    assert await w.shell_text("sudo id -u") == "0\n"
+
+
+@row("sb.fetch")
+async def _(w):
+    await w.sb.fetch("https://example.com")
+
+
+@row("sb.close")
+async def _(w):
+    async with w.client.sandbox.create() as sb:
+        await sb.spawn("sleep", args=["600"])
+        await sb.close()
+        assert sb.closed
+
+
+@row("sb.kill")
+async def _(w):
+    async with w.client.sandbox.create(timeout="10m") as sb:
+        await sb.kill()
+        error = await error_of(w.client.sandbox.connect(sb.id).__aenter__())
+        assert error.response.status_code == 400, error
+
+
+@row("sb.extend_timeout")
+async def _(w):
+    async with w.client.sandbox.create(timeout="60s") as sb:
+        granted = await sb.extend_timeout(300)
+        left = (granted - datetime.now(timezone.utc)).total_seconds()
+        assert 200 < left <= 301, left
+
+
+@row("sb.expose_http")
+async def _(w):
+    await w.sb.expose_http(port=8000)
+
+
+@row("sb.expose_ssh")
+async def _(w):
+    await w.sb.expose_ssh()
+
+
+# Processes
+
+
+@row("process.wait")
+async def _(w):
+    child = await w.shell("kill -9 $$")
+    status = await child.wait()
+    assert status == {"success": False, "code": 137, "signal": "SIGKILL"}, status
+
+
+@row("process.kill")
+async def _(w):
+    pid_file = f"{await w.directory()}/pid"
+    child = await w.shell(f"echo $$ > {pid_file}; echo ready; exec sleep 600")
+    assert await child.stdout.readline() == b"ready\n"
+    pid = int(await w.fs.read_text_file(pid_file))
+    await child.kill()
+    await w.shell_text(f"while kill -0 {pid} 2>/dev/null; do :; done")
+
+
+@row("process.kill after its end")
+async def _(w):
+    child = await w.shell("true")
+    await child.wait()
+    await child.kill()
+
+
+@row("process streamed output")
+async def _(w):
+    child = await w.shell("echo one; read line; echo $line", stdin_data=later(b"two\n"))
+    assert await child.stdout.readline() == b"one\n"
+    assert await child.stdout.readline() == b"two\n"
+    await child.wait()
+
+
+async def later(data):
+    yield data
+
+
+# Files
+
+
+@row("fs.write_file")
+async def _(w):
+    path = await w.file()
+    await w.fs.write_file(path, b"\x00\xff" * 100_000, mode=0o600)
+    assert await w.fs.read_file(path) == b"\x00\xff" * 100_000
+    await w.fs.write_file(path, b"!", append=True)
+    assert (await w.fs.stat(path))["size"] == 200_001
+    assert "AlreadyExists" in str(await error_of(w.fs.write_file(path, b"", create_new=True)))
+
+
+@row("fs.write_file iterables and files")
+async def _(w):
+    path = await w.file()
+
+    async def chunks():
+        yield b"a"
+        yield b"b"
+
+    for data in ([b"a", b"b"], chunks(), io.BytesIO(b"ab")):
+        await w.fs.write_file(path, data)
+        assert await w.fs.read_file(path) == b"ab"
+
+
+@row("fs.read_file")
+async def _(w):
+    path = await w.file("text")
+    assert await w.fs.read_file(path) == b"text"
+    assert "NotFound" in str(await error_of(w.fs.read_file(path + "x")))
+
+
+@row("fs.read_file larger than a frame")
+async def _(w):
+    path = await w.file()
+    await w.fs.write_file(path, b"x" * (2 << 20))
+    error = await error_of(w.fs.read_file(path))
+    assert "Application Error" in str(error), error
+    raise ClientDefect("the SDK takes no frame over 1 MiB; open and read instead")
+
+
+@row("fs.read_text_file")
+async def _(w):
+    assert await w.fs.read_text_file(await w.file("ä €")) == "ä €"
+
+
+@row("fs.write_text_file")
+async def _(w):
+    path = await w.file("one")
+    await w.fs.write_text_file(path, " two", append=True, mode=0o640)
+    assert await w.fs.read_text_file(path) == "one two"
+
+
+@row("fs.read_dir")
+async def _(w):
+    entries = await w.fs.read_dir(await w.tree())
+    kinds = {entry["name"]: (entry["is_file"], entry["is_directory"], entry["is_symlink"]) for entry in entries}
+    assert kinds == {"a.txt": (True, False, False), "sub": (False, True, False), "link": (False, False, True)}, kinds
+
+
+@row("fs.remove")
+async def _(w):
+    root = await w.tree()
+    await w.fs.remove(f"{root}/a.txt")
+    await error_of(w.fs.remove(root))
+    await w.fs.remove(root, recursive=True)
+    assert "NotFound" in str(await error_of(w.fs.stat(root)))
+
+
+@row("fs.mkdir")
+async def _(w):
+    root = await w.directory()
+    await w.fs.mkdir(f"{root}/a/b", recursive=True, mode=0o700)
+    assert (await w.fs.stat(f"{root}/a/b"))["is_directory"]
+    assert "AlreadyExists" in str(await error_of(w.fs.mkdir(f"{root}/a")))
+
+
+@row("fs.rename")
+async def _(w):
+    path = await w.file("x")
+    await w.fs.rename(path, path + "2")
+    assert await w.fs.read_text_file(path + "2") == "x"
+
+
+@row("fs.stat")
+async def _(w):
+    info = await w.fs.stat(f"{await w.tree()}/link")
+    assert info["is_file"] and info["size"] == 1 and info["uid"] == 1000 and info["mtime"], info
+
+
+@row("fs.lstat")
+async def _(w):
+    assert (await w.fs.lstat(f"{await w.tree()}/link"))["is_symlink"]
+
+
+@row("fs.chmod")
+async def _(w):
+    path = await w.file()
+    await w.fs.chmod(path, 0o705)
+    assert stat.S_IMODE((await w.fs.stat(path))["mode"]) == 0o705
+
+
+@row("fs.chown")
+async def _(w):
+    path = await w.file()
+    await w.fs.chown(path, 1000, None)
+    assert (await w.fs.stat(path))["uid"] == 1000
+
+
+@row("fs.copy_file")
+async def _(w):
+    path = await w.file("x")
+    await w.fs.copy_file(path, path + "2")
+    assert await w.fs.read_text_file(path + "2") == "x"
+
+
+@row("fs.walk")
+async def _(w):
+    root = await w.tree()
+    found = {entry["path"] for entry in await w.fs.walk(root)}
+    assert found == {root, f"{root}/a.txt", f"{root}/link", f"{root}/sub", f"{root}/sub/b.py"}, found
+    options = {"include_dirs": False, "include_symlinks": False, "exts": [".py"], "max_depth": 3}
+    found = [entry["name"] for entry in await w.fs.walk(root, **options)]
+    assert found == ["b.py"], found
+
+
+@row("fs.expand_glob")
+async def _(w):
+    root = await w.tree()
+    found = await w.fs.expand_glob("**/*.{txt,py}", root=root, include_dirs=False)
+    paths = sorted(item if isinstance(item, str) else item["path"] for item in found)
+    assert paths == [f"{root}/a.txt", f"{root}/sub/b.py"], paths
+
+
+@row("fs.link")
+async def _(w):
+    path = await w.file("x")
+    await w.fs.link(path, path + "2")
+    assert (await w.fs.stat(path))["nlink"] == 2
+
+
+@row("fs.symlink")
+async def _(w):
+    path = await w.file("x")
+    await w.fs.symlink(path, path + "2", type="file")
+    assert await w.fs.read_text_file(path + "2") == "x"
+
+
+@row("fs.read_link")
+async def _(w):
+    assert await w.fs.read_link(f"{await w.tree()}/link") == "a.txt"
+
+
+@row("fs.real_path")
+async def _(w):
+    root = await w.tree()
+    assert await w.fs.real_path(f"{root}/sub/../link") == f"{root}/a.txt"
+
+
+@row("fs.make_temp_dir")
+async def _(w):
+    path = await w.fs.make_temp_dir(prefix="p", suffix="s")
+    assert (await w.fs.stat(path))["is_directory"] and path.startswith("/tmp/p") and path.endswith("s")
+
+
+@row("fs.make_temp_file")
+async def _(w):
+    root = await w.directory()
+    path = await w.fs.make_temp_file(dir=root)
+    assert (await w.fs.stat(path))["is_file"] and path.startswith(root)
+
+
+@row("fs.truncate")
+async def _(w):
+    path = await w.file("four")
+    await w.fs.truncate(path, 2)
+    assert await w.fs.read_text_file(path) == "fo"
+    await w.fs.truncate(path)
+    assert await w.fs.read_text_file(path) == ""
+
+
+@row("fs.umask")
+async def _(w):
+    before = await w.fs.umask(0o077)
+    assert await w.fs.umask(before) == 0o077
+    assert await w.fs.umask() == before
+
+
+@row("fs.utime")
+async def _(w):
+    path = await w.file()
+    await w.fs.utime(path, "2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z")
+    assert (await w.fs.stat(path))["mtime"].startswith("2021-01-01T00:00:00")
+
+
+@row("fs.upload")
+async def _(w):
+    target = f"{await w.directory()}/up"
+    with tempfile.TemporaryDirectory() as local:
+        os.mkdir(f"{local}/sub")
+        os.symlink("sub/file", f"{local}/link")
+        with open(f"{local}/sub/file", "wb") as file:
+            file.write(b"\xff" * 100_000)
+        await w.fs.upload(local, target)
+    assert await w.fs.read_file(f"{target}/link") == b"\xff" * 100_000
+
+
+@row("fs.download")
+async def _(w):
+    error = await error_of(w.fs.download("/tmp/x", "/home/app"))
+    assert isinstance(error, UnknownRpcMethod), error
+    raise ClientDefect("the SDK asks the server to write to the client's disk")
+
+
+@row("fs.create")
+async def _(w):
+    path = await w.file("old")
+    async with await w.fs.create(path) as handle:
+        await handle.write(b"new!")
+    assert await w.fs.read_text_file(path) == "new!"
+
+
+@row("fs.open")
+async def _(w):
+    path = await w.file("text")
+    async with await w.fs.open(path, append=True, write=True) as handle:
+        await handle.write(b"+")
+    assert await w.fs.read_text_file(path) == "text+"
+    assert "NotFound" in str(await error_of(w.fs.open(path + "x")))
+
+
+@row("file.write")
+async def _(w):
+    async with await w.handle() as handle:
+        assert await handle.write(b"four") == 4
+
+
+@row("file.read")
+async def _(w):
+    async with await w.handle("text") as handle:
+        assert await handle.read(3) == b"tex"
+        assert await handle.read(9) == b"t"
+        assert await handle.read(9) == b""
+
+
+@row("file.seek")
+async def _(w):
+    async with await w.handle("text") as handle:
+        assert await handle.seek(-2, 2) == 2
+        assert await handle.read(9) == b"xt"
+
+
+@row("file.truncate")
+async def _(w):
+    async with await w.handle("text") as handle:
+        await handle.truncate(2)
+        assert (await handle.stat())["size"] == 2
+
+
+@row("file.stat")
+async def _(w):
+    async with await w.handle("text") as handle:
+        info = await handle.stat()
+        assert info["size"] == 4 and info["is_file"], info
+
+
+@row("file.sync")
+async def _(w):
+    async with await w.handle("text") as handle:
+        await handle.sync()
+
+
+@row("file.sync_data")
+async def _(w):
+    async with await w.handle("text") as handle:
+        await handle.sync_data()
+
+
+@row("file.utime")
+async def _(w):
+    async with await w.handle("text") as handle:
+        await handle.utime(1e9, 1e9 + 0.5)
+        assert (await handle.stat())["mtime"].startswith("2001-09-09T01:46:40.5")
+
+
+@row("file.lock")
+async def _(w):
+    path = await w.file()
+    async with await w.fs.open(path, write=True) as first, await w.fs.open(path, write=True) as second:
+        await first.lock(True)
+        waiting = asyncio.ensure_future(second.lock(True))
+        assert (await second.stat())["size"] == 0
+        assert not waiting.done()
+        await first.unlock()
+        await waiting
+
+
+@row("file.unlock")
+async def _(w):
+    async with await w.handle() as handle:
+        await handle.lock(False)
+        await handle.unlock()
+
+
+@row("file.close")
+async def _(w):
+    handle = await w.handle()
+    await handle.close()
+    assert "BadResource" in str(await error_of(handle.stat()))
+
+
+# The environment
+
+
+@row("env.set")
+async def _(w):
+    await w.sb.env.set("ROW_SET", "1")
+    assert await w.shell_text("echo $ROW_SET") == "1\n"
+
+
+@row("env.get")
+async def _(w):
+    await w.sb.env.set("ROW_GET", "1")
+    assert await w.sb.env.get("ROW_GET") == "1"
+    assert await w.sb.env.get("ROW_NONE") is None
+
+
+@row("env.as_dict")
+async def _(w):
+    everything = await w.sb.env.as_dict()
+    if "HOME" not in everything and everything.get("h_o_m_e") == "/home/app":
+        raise ClientDefect("the SDK returns HOME as h_o_m_e")
+    assert everything["HOME"] == "/home/app"
+
+
+@row("env.delete")
+async def _(w):
+    await w.sb.env.set("ROW_DELETE", "1")
+    await w.sb.env.delete("ROW_DELETE")
+    assert await w.sb.env.get("ROW_DELETE") is None
+
+
+# What is not built yet: the call must be refused, and at once.
+
+
+async def drain(items):
+    async for _ in items:
+        pass
+
+
+async def deno_process(w):
+    return await w.sb.deno.run(code="1", stdout="piped", stderr="piped")
+
+
+LATER = {
+    "deno.run": deno_process,
+    "deno.eval": lambda w: w.sb.deno.eval("1 + 1"),
+    "deno.repl": lambda w: w.sb.deno.repl(),
+    "deno.deploy": lambda w: w.sb.deno.deploy("app"),
+    "deno_process.wait_http_ready": lambda w: w.sb._rpc.call("denoHttpWait", {"pid": 1}),
+    "deno_process.fetch": lambda w: w.sb._rpc.fetch("http://x/", "GET", None, None, 1),
+    "deno_process.kill": deno_process,
+    "repl.eval": lambda w: w.sb._rpc.call("denoReplEval", {"pid": 1, "code": "1"}),
+    "repl.call": lambda w: w.sb._rpc.call("denoReplCall", {"pid": 1, "fn": "f", "args": []}),
+    "repl.close": lambda w: w.sb._rpc.call("denoReplClose", {"pid": 1}),
+    "build.wait": lambda w: drain(w.client.revisions.progress("r")),
+    "build.logs": lambda w: drain(w.client.revisions.build_logs("r")),
+    "apps.get": lambda w: w.client.apps.get("a"),
+    "apps.list": lambda w: w.client.apps.list(),
+    "apps.create": lambda w: w.client.apps.create(slug="a"),
+    "apps.update": lambda w: w.client.apps.update("a", slug="b"),
+    "apps.delete": lambda w: w.client.apps.delete("a"),
+    "apps.logs": lambda w: w.client.apps.logs("a", start="2026-01-01T00:00:00Z"),
+    "apps.logs_stream": lambda w: drain(w.client.apps.logs_stream("a", start="2026-01-01T00:00:00Z")),
+    "revisions.get": lambda w: w.client.revisions.get("r"),
+    "revisions.get of an app": lambda w: w.client.revisions.get("a", "r"),
+    "revisions.list": lambda w: w.client.revisions.list("a"),
+    "revisions.delete": lambda w: w.client.revisions.delete("r"),
+    "revisions.cancel": lambda w: w.client.revisions.cancel("r"),
+    "revisions.progress": lambda w: drain(w.client.revisions.progress("r")),
+    "revisions.build_logs": lambda w: drain(w.client.revisions.build_logs("r")),
+    "revisions.timelines": lambda w: w.client.revisions.timelines("r"),
+    "revisions.deploy": lambda w: w.client.revisions.deploy("a", {}),
+    "revisions.set_retention": lambda w: w.client.revisions.set_retention("r", "auto"),
+    "layers.get": lambda w: w.client.layers.get("l"),
+    "layers.list": lambda w: w.client.layers.list(),
+    "layers.create": lambda w: w.client.layers.create("l"),
+    "layers.update": lambda w: w.client.layers.update("l", slug="m"),
+    "layers.delete": lambda w: w.client.layers.delete("l"),
+    "layers.apps": lambda w: w.client.layers.apps("l"),
+    "timelines.list": lambda w: w.client.timelines.list("a"),
+    "volumes.create": lambda w: w.client.volumes.create("v", "ord", "1GB"),
+    "volumes.get": lambda w: w.client.volumes.get("v"),
+    "volumes.list": lambda w: w.client.volumes.list(),
+    "volumes.delete": lambda w: w.client.volumes.delete("v"),
+    "volumes.snapshot": lambda w: w.client.volumes.snapshot("v", slug="s"),
+    "snapshots.get": lambda w: w.client.snapshots.get("s"),
+    "snapshots.list": lambda w: w.client.snapshots.list(),
+    "snapshots.delete": lambda w: w.client.snapshots.delete("s"),
+}
+for name, call in LATER.items():
+
+    @row(name)
+    async def _(w, call=call):
+        await call(w)
+
+
+@row("errors of bad parameters")
+async def _(w):
+    error = await error_of(w.sb._rpc.call("readFile", {"path": 7}))
+    assert isinstance(error, RpcValidationError) and error.errors[0]["path"] == ["path"], error
+
+
+@row("sync twins")
+async def _(w):
+    await asyncio.to_thread(sync_twins)
+
+
+def sync_twins():
+    client = DenoDeploy()
+    with client.sandbox.create() as sb:
+        child = sb.spawn("cat", stdout="piped", stdin_data=[b"hi"])
+        assert child.stdout.read() == b"hi" and child.wait()["success"]
+        sb.fs.write_text_file("/tmp/a", "x")
+        with sb.fs.open("/tmp/a") as handle:
+            assert handle.read(9) == b"x"
+        sb.env.set("A", "b")
+        assert sb.env.get("A") == "b"
+        assert sb.id in [meta["id"] for meta in client.sandbox.list().items]
+        with client.sandbox.connect(sb.id) as other:
+            assert other.fs.read_text_file("/tmp/a") == "x"
+        sb.kill()
+
+
+# The rows above must name every public method there is.
+
+SURFACE = {
+    "sandbox": sandbox_module.AsyncSandboxApi,
+    "sb": sandbox_module.AsyncSandbox,
+    "deno": sandbox_module.AsyncSandboxDeno,
+    "build": sandbox_module.AsyncBuild,
+    "process": process.AsyncChildProcess,
+    "deno_process": process.AsyncDenoProcess,
+    "repl": process.AsyncDenoRepl,
+    "fs": fs.AsyncSandboxFs,
+    "file": fs.AsyncFsFile,
+    "env": env.AsyncSandboxEnv,
+    "page": console.AsyncPaginatedList,
+    "apps": apps.AsyncApps,
+    "revisions": revisions.AsyncRevisions,
+    "layers": layers.AsyncLayers,
+    "timelines": timelines.AsyncTimelines,
+    "volumes": volumes.AsyncVolumes,
+    "snapshots": snapshots.AsyncSnapshots,
+}
+CONSTRUCTORS = {"process.create", "deno_process.create", "repl.create"}
+
+
+@row("every public method has a row")
+async def _(w):
+    named = {name.split(" ")[0] for name, _ in ROWS} | CONSTRUCTORS
+    missing = [
+        f"{owner}.{method}"
+        for owner, type_ in SURFACE.items()
+        for method, value in vars(type_).items()
+        if not method.startswith("_") and (callable(value) or isinstance(value, classmethod))
+        and f"{owner}.{method}" not in named
+    ]
+    assert not missing, missing
+
+
+async def outcome(world, function):
+    try:
+        await asyncio.wait_for(function(world), ROW_SECONDS)
+    except ClientDefect as defect:
+        return "client_defect", str(defect)
+    except asyncio.TimeoutError:
+        return "fail", f"no answer within {ROW_SECONDS} s"
+    except BaseException as error:
+        if is_not_built(error):
+            return "not_built", ""
+        return "fail", f"{type(error).__name__}: {error}"
+    return "pass", ""
+
+
+async def main():
+    client = AsyncDenoDeploy()
+    only = os.environ.get("ROWS")
+    async with client.sandbox.create(timeout="20m") as sandbox:
+        world = World(client, sandbox)
+        for name, function in ROWS:
+            if only and only not in name:
+                continue
+            state, detail = await outcome(world, function)
+            print(json.dumps({"row": name, "state": state, "detail": detail}), flush=True)
+        await sandbox.kill()
+
+
+asyncio.run(main())
