@@ -1,6 +1,9 @@
 //! Finding the server to talk to: the one that was named, or the one that
 //! runs on the state directory.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tombolo_diag::ExitCode;
 
 use crate::client::{Endpoint, RestClient, Token};
@@ -8,6 +11,11 @@ use crate::config::keys;
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::state::{self, Running};
+
+/// How long a server that died may take until it answers again.
+const RESTART_PATIENCE: Duration = Duration::from_secs(15);
+/// How often to look whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A server that answers, and the token to use with it.
 pub(crate) async fn connect(context: &Context, endpoint: Option<&str>) -> Outcome<RestClient> {
@@ -47,18 +55,34 @@ fn named(context: &Context, endpoint: &str) -> Outcome<RestClient> {
     Ok(RestClient::new(endpoint, Token::new(token)))
 }
 
-/// The server of the state directory, if it answers.
+/// The server of the state directory, if it answers. One that has just died
+/// is waited for as long as its supervisor lives to start it again.
 pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, RestClient)>> {
     let Some(running) = context.state.running()? else {
         return Ok(None);
     };
     let endpoint = Endpoint::parse(&running.url)?;
     let anonymous = RestClient::new(endpoint.clone(), Token::new(""));
-    if !anonymous.healthy().await {
-        return Ok(None);
+    let deadline = Instant::now() + RESTART_PATIENCE;
+    while !anonymous.healthy().await {
+        if !is_alive(running.pid) || Instant::now() >= deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     let token = read_token(&context.state.token_file())?;
     Ok(Some((running, RestClient::new(endpoint, token))))
+}
+
+fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    // A process of somebody else's is alive all the same.
+    pid.is_some_and(|pid| {
+        let tested = rustix::process::test_kill_process(pid);
+        !matches!(tested, Err(rustix::io::Errno::SRCH))
+    })
 }
 
 /// A client that may do what only the machine's owner may.

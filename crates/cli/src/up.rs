@@ -180,18 +180,24 @@ async fn idle(client: &RestClient) {
     }
 }
 
-/// Ends every sandbox that runs.
+/// Ends every running sandbox of the default organisation, which is whose
+/// token this command has.
 pub(crate) async fn drain(context: &Context) -> Outcome {
     let drained = async {
-        let admin = local::admin(context).await?;
-        let rows: Vec<SandboxRow> = admin.get(SANDBOXES_PATH).await?;
+        let Some((_, owner)) = local::running(context).await? else {
+            return Err(Failure::message(
+                ExitCode::Unavailable,
+                "the server does not answer, so its sandboxes are not ended",
+            ));
+        };
+        let rows: Vec<SandboxRow> = owner.get(SANDBOXES_PATH).await?;
         let running = rows
             .into_iter()
             .filter(|row| row.state != SandboxPhase::Stopped);
         stream::iter(running.map(Ok::<_, Failure>))
             .try_for_each_concurrent(DRAINED_AT_ONCE, |row| {
-                let admin = &admin;
-                async move { Ok(admin.delete(&format!("/api/v3/sandbox/{}", row.id)).await?) }
+                let owner = &owner;
+                async move { Ok(owner.delete(&format!("/api/v3/sandbox/{}", row.id)).await?) }
             })
             .await
     };
