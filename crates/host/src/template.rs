@@ -29,9 +29,9 @@ use tonic::transport::Channel;
 /// How long a guest may take from power-on to its agent's answer.
 const EMULATED_BOOT_TIMEOUT: Duration = Duration::from_mins(3);
 /// The same on KVM, which may itself be run by an emulated processor.
-const KVM_BOOT_TIMEOUT: Duration = Duration::from_mins(1);
+const KVM_BOOT_TIMEOUT: Duration = Duration::from_mins(5);
 /// A kernel on a KVM that works says something long before this.
-const KVM_SILENCE_TIMEOUT: Duration = Duration::from_secs(8);
+const KVM_SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first words of a kernel, after the firmware's and the loader's.
 const KERNEL_BANNER: &str = "Linux version";
 /// A VM whose processors are stuck may not answer questions either.
