@@ -61,6 +61,10 @@ pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, RestC
     let Some(running) = context.state.running()? else {
         return Ok(None);
     };
+    if !is_alive(running.pid) {
+        // What may still answer there is ending.
+        return Ok(None);
+    }
     let endpoint = Endpoint::parse(&running.url)?;
     let anonymous = RestClient::new(endpoint.clone(), Token::new(""));
     let deadline = Instant::now() + RESTART_PATIENCE;

@@ -11,6 +11,7 @@
 mod background;
 mod child;
 mod fleet;
+mod orphans;
 mod tokens;
 
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub(crate) fn up(context: &Context, args: &UpArgs) -> Outcome {
     let Some(_lock) = UpLock::take(&context.state)? else {
         return Err(already_up(context));
     };
+    block_on(orphans::outlast(context))?;
     context.state.remove_running()?;
     provision::provision(context, &settings)?;
     block_on(supervise(context, &settings, args))

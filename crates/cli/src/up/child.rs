@@ -146,9 +146,11 @@ impl Child {
     }
 }
 
+/// The file of this very program, even if it has been replaced since.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
+
 fn spawn(role: Role) -> Result<tokio::process::Child, ChildError> {
-    // The file of this very program, even if it has been replaced since.
-    tombolo_proc::Command::new("/proc/self/exe")
+    tombolo_proc::Command::new(PROGRAM)
         .arg(role.name())
         .pass_env([
             keys::LOG_VARIABLE,
