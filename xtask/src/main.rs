@@ -1,10 +1,12 @@
-//! The project's own tools: `cargo xtask test`, `lint`, `tidy`, `deny`.
+//! The project's own tools: `cargo xtask test`, `test-kvm`, `lint`, `tidy`,
+//! `deny`.
 //!
 //! What would be a shell script elsewhere is here, so that it is compiled,
 //! linted and tested like everything else.
 
 mod lint;
 mod test;
+mod test_kvm;
 mod tidy;
 mod tools;
 
@@ -24,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Set up whatever is missing, then run the lints and every ring of tests.
     Test(test::Arguments),
+    /// Run the engine's tests on KVM, inside an emulated machine that has it.
+    TestKvm(test_kvm::Arguments),
     /// Check formatting, clippy, documentation, dependencies and tidiness.
     Lint,
     /// Check what no other tool does: layers, lengths, documents, leftovers.
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Test(arguments) => test::run(&arguments),
+        Command::TestKvm(arguments) => test_kvm::run(&arguments),
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Deny => lint::deny(),

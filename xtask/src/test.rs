@@ -12,14 +12,14 @@ use clap::{Args, ValueEnum};
 use tombolo_proc::Command;
 
 use crate::{
-    lint,
-    tools::{self, cargo, ensure_subcommand, say, works, workspace},
+    lint, test_kvm,
+    tools::{self, cargo, ensure_root, ensure_subcommand, say, works, workspace},
 };
 
 use state::StateDirectory;
 
 /// Where the tests of real VMs find what set-up made.
-const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
+pub(crate) const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// Where they find the program under test.
 const BINARY_VARIABLE: &str = "TOMBOLO_TEST_BINARY";
 
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ensure_subcommand("nextest")?;
     let with_vms = arguments.ring.is_none_or(Ring::needs_vms);
     if with_vms {
-        check_root()?;
+        ensure_root()?;
     }
     if arguments.ring.is_none_or(|ring| ring == Ring::Sdk) {
         get_needed()?;
@@ -107,19 +107,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         None
     };
+    if arguments.ring.is_none()
+        && let Some(state) = &state
+    {
+        test_kvm::run_default(state.path())?;
+    }
     let tests = runner(arguments, &binary, state.as_ref().map(StateDirectory::path));
     tools::run(&tests)
-}
-
-fn check_root() -> anyhow::Result<()> {
-    let output = Command::new("id").arg("-u").run_blocking()?;
-    if output.stdout_text() != "0" {
-        bail!(
-            "the tests of real VMs need root: run as root, or leave them out with \
-             `cargo xtask test --ring core` and `--ring programs`"
-        );
-    }
-    Ok(())
 }
 
 fn get_needed() -> anyhow::Result<()> {
@@ -152,7 +146,7 @@ fn get_needed() -> anyhow::Result<()> {
 }
 
 /// Builds the program that the outer rings run, and says where it is.
-fn build() -> anyhow::Result<PathBuf> {
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
     tools::run(&cargo(["build", "--package", "tombolo-cli"]))?;
     let metadata = cargo_metadata::MetadataCommand::new()
         .current_dir(workspace())
@@ -162,7 +156,7 @@ fn build() -> anyhow::Result<PathBuf> {
     Ok(metadata.target_directory.join("debug/tombolo").into())
 }
 
-fn set_up(binary: &Path) -> anyhow::Result<StateDirectory> {
+pub(crate) fn set_up(binary: &Path) -> anyhow::Result<StateDirectory> {
     let state = StateDirectory::new()?;
     say(&format!(
         "the state directory is {}",

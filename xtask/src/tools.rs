@@ -52,6 +52,18 @@ pub(crate) fn ensure_subcommand(name: &str) -> anyhow::Result<()> {
         .with_context(|| format!("{package} is missing and could not be installed"))
 }
 
+/// Fails unless this runs as root, which virtual machines need.
+pub(crate) fn ensure_root() -> anyhow::Result<()> {
+    let output = Command::new("id").arg("-u").run_blocking()?;
+    if output.stdout_text() != "0" {
+        bail!(
+            "the tests of real VMs need root: run as root, or leave them out with \
+             `cargo xtask test --ring core` and `--ring programs`"
+        );
+    }
+    Ok(())
+}
+
 /// A line for people.
 pub(crate) fn say(line: &str) {
     // Nobody reads: then there is nobody to tell that nobody reads.

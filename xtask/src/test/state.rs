@@ -18,7 +18,7 @@ const ROOMY: &str = "/var/tmp";
 
 /// An empty state directory of our own.
 #[derive(Debug)]
-pub(super) struct StateDirectory {
+pub(crate) struct StateDirectory {
     // Declared in the order of their end: nobody takes the lock of a directory
     // that still exists.
     directory: TempDir,
@@ -52,7 +52,7 @@ impl StateDirectory {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 }

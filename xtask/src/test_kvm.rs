@@ -1,0 +1,189 @@
+//! `cargo xtask test-kvm`: the engine's tests on KVM, on any machine.
+//!
+//! QEMU's emulator implements AMD's virtualisation, so Debian's kernel has a
+//! working `/dev/kvm` inside an emulated machine. This task puts the engine
+//! root, the artefacts and the compiled tests on a disk, boots the guest kernel
+//! from it with a first program that is a few lines of shell, and reads from
+//! the console how the tests ended. Nothing of it needs KVM, or touches the
+//! host beyond a temporary directory.
+
+mod disk;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use tombolo_proc::Command;
+
+use crate::{
+    test::{self, STATE_VARIABLE},
+    tools::{cargo, ensure_root, say},
+};
+
+/// What runs unless something else is named: from the first boot on KVM to a
+/// restored machine at work, and gone.
+const DEFAULT_TESTS: &str = "a_restored_vm_runs_code_as_its_user_and_leaves_nothing";
+/// Twice emulated, a boot takes a minute where it otherwise takes seconds.
+const PATIENCE: Duration = Duration::from_mins(20);
+const OUTER_MEMORY_MIB: u32 = 5120;
+/// What the machine says last: the test program's exit status.
+const RESULT_PREFIX: &str = "tombolo-test-result ";
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The tests to run, by a part of their name; "" for all.
+    #[arg(default_value = DEFAULT_TESTS)]
+    tests: String,
+    /// A state directory that is set up; without it, a new one is made.
+    #[arg(long, env = STATE_VARIABLE)]
+    state_dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    ensure_root()?;
+    if let Some(state) = &arguments.state_dir {
+        return run_with(state, &arguments.tests);
+    }
+    let state = test::set_up(&test::build()?)?;
+    run_with(state.path(), &arguments.tests)
+}
+
+/// The same with the state directory of `cargo xtask test`.
+pub(crate) fn run_default(state: &Path) -> anyhow::Result<()> {
+    run_with(state, DEFAULT_TESTS)
+}
+
+fn run_with(state: &Path, tests: &str) -> anyhow::Result<()> {
+    let program = build_tests()?;
+    let work = tempfile::Builder::new()
+        .prefix("tombolo-kvm-")
+        .tempdir_in("/var/tmp")?;
+    let disk = disk::make(work.path(), state, &program, &start_script(tests))?;
+    say("running the engine's tests on KVM, in an emulated machine");
+    let result = boot(&disk)?;
+    if result != "0" {
+        bail!("the tests on KVM failed with status {result}");
+    }
+    say("the tests on KVM passed");
+    Ok(())
+}
+
+/// Builds the engine's tests and says where their program is.
+fn build_tests() -> anyhow::Result<PathBuf> {
+    let arguments = ["test", "--package", "tombolo-host", "--test", "engine"];
+    let output = cargo(arguments)
+        .args(["--no-run", "--message-format", "json"])
+        .output_limit(64 << 20)
+        .run_blocking()?;
+    let messages = cargo_metadata::Message::parse_stream(output.stdout_text().as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .context("cannot read what cargo says")?;
+    messages
+        .into_iter()
+        .find_map(|message| match message {
+            cargo_metadata::Message::CompilerArtifact(artifact)
+                if artifact.target.name == "engine" =>
+            {
+                artifact.executable
+            }
+            _ => None,
+        })
+        .map(Into::into)
+        .context("cargo built no program for the engine's tests")
+}
+
+/// The first program of the emulated machine. Its only ways to say anything are
+/// the console and power-off.
+fn start_script(tests: &str) -> String {
+    let loader = disk::LOADER;
+    let (host, program, state) = (disk::HOST_DIR, disk::TEST_PROGRAM, disk::STATE_DIR);
+    let modules =
+        disk::MODULES.map(|(name, _)| format!("insmod {}/{name}.ko\n", disk::MODULES_DIR));
+    format!(
+        "export PATH=/usr/sbin:/usr/bin\n\
+         mount -t proc proc /proc\n\
+         mount -t sysfs sysfs /sys\n\
+         mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
+         mount -t tmpfs tmpfs /tmp\n\
+         {modules}\
+         {STATE_VARIABLE}={state} TOMBOLO_TEST_ISOLATION=kvm RUST_BACKTRACE=1 \
+         {loader} --library-path {host} {program} --nocapture --test-threads=1 {tests}\n\
+         echo \"{RESULT_PREFIX}$?\"\n\
+         echo o > /proc/sysrq-trigger\n\
+         while :; do sleep 1; done\n",
+        modules = modules.concat(),
+    )
+}
+
+/// Runs the machine to its end and answers the status its tests ended with.
+fn boot(disk: &disk::Disk) -> anyhow::Result<String> {
+    let result = Mutex::new(None);
+    let on_line = |line: &str| {
+        let line = line.trim_end();
+        // A test without a line end of its own may precede it.
+        if let Some((_, status)) = line.split_once(RESULT_PREFIX) {
+            let mut result = result
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            *result = Some(status.to_owned());
+        }
+        say(&format!("  {line}"));
+    };
+    let ended = emulator(disk).run_with_lines_blocking(on_line);
+    let result = result
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    match (result, ended) {
+        (Some(status), _) => Ok(status),
+        (None, Err(error)) => Err(error).context("the emulated machine ended without a result"),
+        (None, Ok(_)) => bail!("the emulated machine ended without a result"),
+    }
+}
+
+fn emulator(disk: &disk::Disk) -> Command {
+    let firmware = disk.engine_root.join("usr/share");
+    let append = format!(
+        "console=ttyS0 quiet mitigations=off panic=-1 root=/dev/nvme0n1 rw \
+         init={} -- --library-path {} {} {}",
+        disk::LOADER,
+        disk::HOST_DIR,
+        disk::SHELL,
+        disk::START_SCRIPT,
+    );
+    disk.engine_tool("usr/bin/qemu-system-x86_64")
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-machine", "q35", "-smp", "2"])
+        .args(["-accel", "tcg,tb-size=512", "-cpu", "EPYC,+svm,+npt"])
+        .args(["-m", &OUTER_MEMORY_MIB.to_string(), "-serial", "stdio"])
+        .arg("-L")
+        .arg(firmware.join("seabios"))
+        .arg("-L")
+        .arg(firmware.join("qemu"))
+        .arg("-kernel")
+        .arg(&disk.kernel)
+        .args(["-append", &append])
+        // The kernel has drivers for this one, and for no virtio disk, built in.
+        .args(["-device", "nvme,drive=disk,serial=disk", "-drive"])
+        .arg(format!(
+            "if=none,id=disk,format=raw,cache=unsafe,file={}",
+            disk.image.display()
+        ))
+        .deadline(PATIENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_loads_kvm_before_the_tests_and_ends_after_them() {
+        let script = start_script("some_test");
+        let places = ["kvm.ko", "kvm-amd.ko", "some_test", RESULT_PREFIX, "sysrq"]
+            .map(|part| script.find(part).expect(part));
+        assert!(places.is_sorted(), "{script}");
+    }
+}
