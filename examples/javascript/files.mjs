@@ -22,6 +22,6 @@ const buffer = new Uint8Array(100);
 console.log("handle:", await file.read(buffer), "bytes");
 await file.close();
 
-await fs.readTextFile("missing").catch((error) => console.log("missing:", error.name));
+await fs.readTextFile("missing").catch((error) => console.log("missing:", error.code));
 
 await sandbox.kill();

@@ -1,1 +1,193 @@
-//! Placeholder.
+//! What the tests of whole machines share: a server of their own, started as
+//! a person starts it, on what set-up made once for all of them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+use tokio::time::timeout;
+use tombolo_proc::{Command, Output};
+
+/// Where the tests find what set-up made.
+const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
+/// Where they find the program under test.
+const BINARY_VARIABLE: &str = "TOMBOLO_TEST_BINARY";
+/// Starting, and booting a template first if there is none yet.
+const START_MAX: Duration = Duration::from_mins(4);
+/// Ending the sandboxes and the children.
+const STOP_MAX: Duration = Duration::from_mins(1);
+/// One command; one that takes longer hangs.
+const COMMAND_MAX: Duration = Duration::from_mins(2);
+
+/// A running server with a state directory of its own.
+#[derive(Debug)]
+pub struct World {
+    state: TempDir,
+    binary: PathBuf,
+    announcement: Announcement,
+}
+
+/// What `tombolo up --json` says when it is ready.
+#[derive(Debug, Deserialize)]
+struct Announcement {
+    url: String,
+    token: String,
+}
+
+/// Runs `body` in a world of its own, and takes the world down in order
+/// whatever comes of it.
+///
+/// # Panics
+/// When the body does, when it takes longer than `limit`, or when the server
+/// does not start or end as it should.
+#[expect(clippy::expect_used, clippy::panic, reason = "the way a test fails")]
+pub async fn with_world<Body>(limit: Duration, body: impl FnOnce(Arc<World>) -> Body)
+where
+    Body: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let (world, mut up) = World::start().await.expect("the server starts");
+    let world = Arc::new(world);
+    let outcome = tokio::spawn(timeout(limit, body(Arc::clone(&world)))).await;
+    let stopped = stop(&mut up).await;
+    match outcome {
+        Ok(Ok(Ok(()))) => stopped.expect("the server ends in order"),
+        Ok(Ok(Err(error))) => panic!("{error:?}"),
+        Ok(Err(elapsed)) => panic!("the test took too long: {elapsed}"),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+impl World {
+    async fn start() -> anyhow::Result<(Self, Child)> {
+        let shared = PathBuf::from(variable(STATE_VARIABLE)?);
+        let binary = PathBuf::from(variable(BINARY_VARIABLE)?);
+        let state = borrow(&shared).await?;
+        let mut up = Command::new(&binary)
+            .inherit_env()
+            .env(STATE_VARIABLE, state.path())
+            .args(["up", "--json", "--listen", "127.0.0.1:0"])
+            .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
+        let output = up.stdout.take().context("standard output is piped")?;
+        let mut line = String::new();
+        let mut reader = BufReader::new(output);
+        timeout(START_MAX, reader.read_line(&mut line))
+            .await
+            .context("the server is not ready in time")??;
+        let announcement = serde_json::from_str(&line).context("the server did not start")?;
+        let world = Self {
+            state,
+            binary,
+            announcement,
+        };
+        Ok((world, up))
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> &str {
+        &self.announcement.url
+    }
+
+    /// The state directory of this server alone.
+    pub fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The three variables that point the SDKs here.
+    pub fn sdk_environment(&self) -> [(&'static str, &str); 3] {
+        [
+            ("DENO_DEPLOY_TOKEN", &self.announcement.token),
+            ("DENO_SANDBOX_ENDPOINT", &self.announcement.url),
+            ("DENO_DEPLOY_ENDPOINT", &self.announcement.url),
+        ]
+    }
+
+    /// A command of the program under test, on this server.
+    pub fn tombolo<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        Command::new(&self.binary)
+            .env(STATE_VARIABLE, self.state.path())
+            .args(args)
+            .deadline(COMMAND_MAX)
+    }
+
+    /// Creates a sandbox that lives for ten minutes.
+    pub async fn create(&self) -> anyhow::Result<String> {
+        let create = self.tombolo(["sandbox", "create", "--timeout", "10m"]);
+        Ok(create.run().await?.stdout_text().trim().to_owned())
+    }
+
+    /// Runs a shell command in a sandbox, whatever comes of it.
+    pub async fn shell(&self, sandbox: &str, script: &str) -> anyhow::Result<Output> {
+        let exec = ["sandbox", "exec", sandbox, "--", "bash", "-c", script];
+        Ok(self.tombolo(exec).output().await?)
+    }
+
+    /// What a shell command that must succeed writes.
+    pub async fn shell_text(&self, sandbox: &str, script: &str) -> anyhow::Result<String> {
+        let output = self.shell(sandbox, script).await?;
+        ensure!(
+            output.status.success(),
+            "{script}: {}",
+            output.stderr_tail()
+        );
+        Ok(output.stdout_text())
+    }
+}
+
+fn variable(name: &str) -> anyhow::Result<std::ffi::OsString> {
+    std::env::var_os(name).with_context(|| format!("{name} is not set; `cargo xtask test` sets it"))
+}
+
+/// The parts of a manifest that name files.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    engine_root: PathBuf,
+    initramfs: PathBuf,
+    image: PathBuf,
+}
+
+/// A state directory that has the artefacts and templates of another without
+/// copying them, and nothing else of it.
+async fn borrow(shared: &Path) -> anyhow::Result<TempDir> {
+    // Inside the other: hard links need the same file system, and it goes
+    // away with the other when a run is killed.
+    let state = tempfile::Builder::new().prefix("e2e-").tempdir_in(shared)?;
+    // Several users pass through it.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs_err::set_permissions(state.path(), open)?;
+    let artefacts = state.path().join("artefacts");
+    fs_err::create_dir(&artefacts)?;
+    let text = fs_err::read_to_string(shared.join("artefacts/manifest.json"))?;
+    let manifest: Manifest = serde_json::from_str(&text)?;
+    let image = manifest.image.parent().context("the image has a place")?;
+    Command::new("cp")
+        .args(["--archive", "--link"])
+        .args([&manifest.engine_root, &manifest.initramfs, image])
+        .arg(&artefacts)
+        .run()
+        .await?;
+    let (old, new) = (shared.to_string_lossy(), state.path().to_string_lossy());
+    fs_err::write(artefacts.join("manifest.json"), text.replace(&*old, &new))?;
+    let templates = shared.join("templates");
+    fs_err::create_dir_all(&templates)?;
+    std::os::unix::fs::symlink(templates, state.path().join("templates"))?;
+    let isolation = shared.join("isolation.json");
+    if isolation.exists() {
+        fs_err::copy(isolation, state.path().join("isolation.json"))?;
+    }
+    Ok(state)
+}
+
+async fn stop(up: &mut Child) -> anyhow::Result<()> {
+    let pid = up.id().context("the server ended by itself")?;
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("a process id")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    let status = timeout(STOP_MAX, up.wait()).await??;
+    ensure!(status.success(), "the server ended with {status}");
+    Ok(())
+}

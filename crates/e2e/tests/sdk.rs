@@ -1,0 +1,245 @@
+//! The two official SDKs, straight from their registries and unmodified: every
+//! method of theirs, and every example of ours. The results are the
+//! conformance table in `docs/reference`; with `UPDATE=1` it is written anew.
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "all of this file is a test"
+)]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+use tombolo_e2e::{World, with_world};
+use tombolo_proc::Command;
+
+/// Everything together takes about a minute and a half.
+const LIMIT: Duration = Duration::from_mins(8);
+/// All rows of one SDK.
+const ROWS_MAX: Duration = Duration::from_mins(3);
+/// One example.
+const EXAMPLE_MAX: Duration = Duration::from_mins(1);
+/// From a registry, perhaps through a slow mirror.
+const INSTALL_MAX: Duration = Duration::from_mins(3);
+const TABLE: &str = "docs/reference/conformance.md";
+
+/// What a conformance driver says of one call.
+#[derive(Debug, Deserialize)]
+struct Row {
+    #[serde(rename = "row")]
+    call: String,
+    state: State,
+    detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Pass,
+    NotBuilt,
+    ClientDefect,
+    Fail,
+}
+
+impl State {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Pass => "passes",
+            Self::NotBuilt => "not built yet, refused clearly",
+            Self::ClientDefect => "impossible in the client",
+            Self::Fail => "fails",
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
+    let (python, javascript) = (Python::install().await, JavaScript::install().await);
+    let (python, javascript) = (python.unwrap(), javascript.unwrap());
+    with_world(LIMIT, async move |world| {
+        let rows = [
+            ("Python", python.rows(&world).await?),
+            ("JavaScript", javascript.rows(&world).await?),
+        ];
+        for (sdk, rows) in &rows {
+            let failed: Vec<_> = rows.iter().filter(|row| row.state == State::Fail).collect();
+            ensure!(failed.is_empty(), "{sdk}: {failed:#?}");
+        }
+        check_table(&table(&rows)?)?;
+        python.examples(&world).await?;
+        javascript.examples(&world).await
+    })
+    .await;
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The files of a directory of examples, in order.
+fn examples(directory: &str, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(workspace().join("examples").join(directory))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    ensure!(!files.is_empty(), "there are no examples in {directory}");
+    Ok(files)
+}
+
+/// A directory that keeps what is installed from the list of packages in
+/// `pins`, and whether it is there already.
+fn installed(name: &str, pins: &Path) -> anyhow::Result<(PathBuf, bool)> {
+    let directory = workspace().join("target/sdk").join(name);
+    fs_err::create_dir_all(&directory)?;
+    let wanted = fs_err::read_to_string(pins)?;
+    let done = fs_err::read_to_string(directory.join("installed"));
+    Ok((directory, done.is_ok_and(|done| done == wanted)))
+}
+
+fn mark_installed(directory: &Path, pins: &Path) -> anyhow::Result<()> {
+    fs_err::copy(pins, directory.join("installed"))?;
+    Ok(())
+}
+
+async fn rows_of(driver: Command, world: &World) -> anyhow::Result<Vec<Row>> {
+    let driver = driver.envs(world.sdk_environment()).deadline(ROWS_MAX);
+    let output = driver.run().await?;
+    let lines = output.stdout_text();
+    let rows = lines.lines().filter(|line| line.starts_with("{\"row\""));
+    rows.map(|line| serde_json::from_str(line).context(line.to_owned()))
+        .collect()
+}
+
+async fn run_example(example: Command, world: &World) -> anyhow::Result<()> {
+    let example = example.envs(world.sdk_environment()).deadline(EXAMPLE_MAX);
+    let output = example.run().await?;
+    ensure!(
+        !output.stdout.is_empty(),
+        "{} says nothing",
+        example.display()
+    );
+    Ok(())
+}
+
+/// The Python SDK in an environment of its own.
+struct Python {
+    interpreter: PathBuf,
+}
+
+impl Python {
+    async fn install() -> anyhow::Result<Self> {
+        let pins = workspace().join("examples/python/requirements.txt");
+        let (directory, done) = installed("python-environment", &pins)?;
+        let interpreter = directory.join("bin/python");
+        if !done {
+            let venv = Command::new("python3").args(["-m", "venv", "--clear"]);
+            let pip = Command::new(&interpreter).args(["-m", "pip", "install", "--requirement"]);
+            for step in [venv.arg(&directory), pip.arg(&pins)] {
+                step.inherit_env().deadline(INSTALL_MAX).run().await?;
+            }
+            mark_installed(&directory, &pins)?;
+        }
+        Ok(Self { interpreter })
+    }
+
+    async fn rows(&self, world: &World) -> anyhow::Result<Vec<Row>> {
+        let driver = workspace().join("crates/e2e/sdk/conformance.py");
+        rows_of(Command::new(&self.interpreter).arg(driver), world).await
+    }
+
+    async fn examples(&self, world: &World) -> anyhow::Result<()> {
+        for example in examples("python", "py")? {
+            run_example(Command::new(&self.interpreter).arg(example), world).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The JavaScript SDK, with copies of the examples beside it.
+struct JavaScript {
+    directory: PathBuf,
+}
+
+impl JavaScript {
+    async fn install() -> anyhow::Result<Self> {
+        let pins = workspace().join("examples/javascript/package.json");
+        let (directory, done) = installed("javascript-packages", &pins)?;
+        if !done {
+            fs_err::copy(&pins, directory.join("package.json"))?;
+            let npm = Command::new("npm").args(["install", "--no-audit", "--no-fund"]);
+            let npm = npm.cwd(&directory).inherit_env().deadline(INSTALL_MAX);
+            npm.run().await?;
+            mark_installed(&directory, &pins)?;
+        }
+        Ok(Self { directory })
+    }
+
+    async fn rows(&self, world: &World) -> anyhow::Result<Vec<Row>> {
+        let driver = workspace().join("crates/e2e/sdk/conformance.mjs");
+        let node = Command::new("node").arg(driver).arg(&self.directory);
+        rows_of(node, world).await
+    }
+
+    async fn examples(&self, world: &World) -> anyhow::Result<()> {
+        for example in examples("javascript", "mjs")? {
+            let name = example.file_name().context("an example has a name")?;
+            let copy = self.directory.join(name);
+            fs_err::copy(&example, &copy)?;
+            run_example(Command::new("node").arg(copy), world).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The page of all rows.
+fn table(sdks: &[(&str, Vec<Row>)]) -> anyhow::Result<String> {
+    let mut page = "# Conformance\n\n\
+        Made by the tests of both SDKs; do not edit. `UPDATE=1 cargo xtask test --ring sdk` makes it anew.\n\n\
+        Every public method of the official Deno Sandbox SDKs, unmodified, called against real virtual machines.\n\
+        The versions are those in `examples/`.\n"
+        .to_owned();
+    for (sdk, rows) in sdks {
+        let count = |state| rows.iter().filter(|row| row.state == state).count();
+        write!(
+            page,
+            "\n## {sdk}\n\n{} pass, {} are not built yet, {} are impossible in the client.\n\n| Call | State |\n|---|---|\n",
+            count(State::Pass),
+            count(State::NotBuilt),
+            count(State::ClientDefect),
+        )?;
+        for Row {
+            call,
+            state,
+            detail,
+        } in rows
+        {
+            let colon = if detail.is_empty() { "" } else { ": " };
+            writeln!(page, "| {call} | {}{colon}{detail} |", state.words())?;
+        }
+    }
+    Ok(page)
+}
+
+fn check_table(page: &str) -> anyhow::Result<()> {
+    let path = workspace().join(TABLE);
+    if std::env::var_os("UPDATE").is_some() {
+        fs_err::write(path, page)?;
+        return Ok(());
+    }
+    let checked_in = fs_err::read_to_string(path)?;
+    let stale: Vec<_> = page
+        .lines()
+        .filter(|line| !checked_in.lines().any(|other| other == *line))
+        .collect();
+    ensure!(
+        page == checked_in,
+        "{TABLE} is stale, run with UPDATE=1: {stale:#?}"
+    );
+    Ok(())
+}
