@@ -18,7 +18,7 @@ use tombolo_ids::SandboxId;
 
 /// Ends that a watcher may be behind before it must start over.
 const ENDS_KEPT_MAX: usize = 1024;
-const PERSONALIZE_TIMEOUT: Duration = Duration::from_secs(20);
+const PERSONALIZE_TIMEOUT: Duration = Duration::from_mins(1);
 const ENTROPY_LEN: usize = 64;
 
 /// What a new sandbox is to be.
