@@ -43,6 +43,7 @@ mod reader;
 mod reply;
 mod serve;
 mod signals;
+mod spill;
 mod stdin;
 mod stream_ids;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The bounds of one connection.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
@@ -25,8 +26,12 @@ pub(crate) struct RpcLimits {
     /// Calls at work at a time.
     pub(crate) calls_in_flight_max: usize,
     /// How long the connection is not read because nobody takes a client
-    /// stream's data, before the fullest stream is given up.
+    /// stream's data, before the fullest stream's data waits on disk.
     pub(crate) stall_max: Duration,
+    /// What may wait on disk.
+    pub(crate) spill_len_max: u64,
+    /// Where it waits; not a file system in memory.
+    pub(crate) spill_directory: PathBuf,
     /// How often the server pings.
     pub(crate) ping_interval: Duration,
     /// How long nothing may come before the connection counts as lost.
@@ -48,7 +53,9 @@ impl Default for RpcLimits {
             orphan_buffer_max: 4 * MIB,
             inbound_streams_max: 64 * 1024,
             calls_in_flight_max: 16 * 1024,
-            stall_max: Duration::from_secs(10),
+            stall_max: Duration::from_secs(2),
+            spill_len_max: 1024 * MIB as u64,
+            spill_directory: "/var/tmp".into(),
             ping_interval: Duration::from_secs(15),
             silence_max: Duration::from_secs(45),
             output_hold: Duration::from_millis(100),

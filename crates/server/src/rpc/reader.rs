@@ -124,7 +124,7 @@ async fn accept(connection: &Arc<Connection>, frame: Bytes) {
             advise(connection, stream, advice);
         }
         Ok(ClientMessage::StreamData { stream, data }) => {
-            let advice = connection.inbound.push(stream, data);
+            let advice = connection.inbound.push(stream, data).await;
             advise(connection, stream, advice);
             tokio::select! {
                 () = connection.inbound.room() => {}

@@ -255,6 +255,7 @@ async fn a_reader_that_stalls_for_too_long_loses_its_stream() {
     let limits = RpcLimits {
         inbound_buffer_max: 256 * 1024,
         stall_max: Duration::from_millis(100),
+        spill_len_max: 512 * 1024,
         ..RpcLimits::default()
     };
     let harness = Harness::with_limits(Dialect::JavaScript, limits).await;
@@ -271,6 +272,34 @@ async fn a_reader_that_stalls_for_too_long_loses_its_stream() {
     harness.agent.state.appetite.add_permits(1000);
     let answer = client.answer(write).await;
     assert_eq!(answer["result"]["error"]["constructorName"], "TimedOut");
+}
+
+#[tokio::test]
+async fn what_nobody_reads_for_long_holds_up_nothing_and_is_not_lost() {
+    let limits = RpcLimits {
+        inbound_buffer_max: 256 * 1024,
+        stall_max: Duration::from_millis(20),
+        ..RpcLimits::default()
+    };
+    let harness = Harness::with_limits(Dialect::Python, limits).await;
+    starve(&harness);
+    let mut client = harness.connect().await;
+    client.start(1).await;
+    client
+        .ok("spawn", json!({"command": "cat", "stdinStreamId": 1}))
+        .await;
+    let mut sent = Vec::new();
+    for n in 0..128_u8 {
+        let chunk = vec![n; 64 * 1024];
+        client.enqueue(1, &chunk).await;
+        sent.extend(chunk);
+    }
+    client.finish(1).await;
+    client.ok("stat", json!({"path": "/"})).await;
+    harness.agent.state.appetite.add_permits(10_000);
+    let stdin = harness.agent.process(FIRST_PID).stdin;
+    eventually("input ends", async || stdin.lock().is_closed.then_some(())).await;
+    assert!(stdin.lock().bytes == sent);
 }
 
 #[tokio::test]
