@@ -59,8 +59,12 @@ const PORT_RETRY: Duration = Duration::from_millis(20);
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
-    #[error("{0}; usage: {USAGE}")]
-    Usage(String),
+    #[error("{option} needs a value; usage: {USAGE}")]
+    MissingValue { option: String },
+    #[error("unknown option {option}; usage: {USAGE}")]
+    UnknownOption { option: String },
+    #[error("not PID 1 and nowhere to listen; usage: {USAGE}")]
+    NowhereToListen,
     #[error("cannot bring up the guest")]
     Boot(#[from] BootError),
     #[error("cannot tell whom to run programs as")]
@@ -236,20 +240,19 @@ async fn serve_socket(path: PathBuf, service: AgentService) -> Result<(), RunErr
 
 fn parse_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Options, RunError> {
     let mut options = Options::of_guest();
-    while let Some(name) = arguments.next() {
-        let value = arguments.next();
-        let value = value.ok_or_else(|| RunError::Usage(format!("{name} needs a value")))?;
-        match name.as_str() {
+    while let Some(option) = arguments.next() {
+        let Some(value) = arguments.next() else {
+            return Err(RunError::MissingValue { option });
+        };
+        match option.as_str() {
             "--listen" => options.listen = Some(PathBuf::from(value)),
             "--user" => options.user = value,
             "--home" => options.home = value,
-            _ => return Err(RunError::Usage(format!("unknown option {name}"))),
+            _ => return Err(RunError::UnknownOption { option }),
         }
     }
     if options.listen.is_none() {
-        return Err(RunError::Usage(
-            "not PID 1 and nowhere to listen".to_owned(),
-        ));
+        return Err(RunError::NowhereToListen);
     }
     Ok(options)
 }

@@ -21,8 +21,8 @@ pub(crate) struct Account {
 pub(crate) enum FindAccountError {
     #[error("cannot read the user database")]
     Read(#[source] std::io::Error),
-    #[error("no user {0:?} in /etc/passwd")]
-    Unknown(String),
+    #[error("no user {name:?} in /etc/passwd")]
+    Unknown { name: String },
 }
 
 /// Finds the account `name` in `/etc/passwd` and `/etc/group`.
@@ -31,7 +31,9 @@ pub(crate) fn find(name: &str) -> Result<Account, FindAccountError> {
     let passwd = passwd.map_err(FindAccountError::Read)?;
     let group = fs_err::read_to_string(Path::new("/etc/group"));
     let group = group.map_err(FindAccountError::Read)?;
-    parse(name, &passwd, &group).ok_or_else(|| FindAccountError::Unknown(name.to_owned()))
+    parse(name, &passwd, &group).ok_or_else(|| FindAccountError::Unknown {
+        name: name.to_owned(),
+    })
 }
 
 fn parse(name: &str, passwd: &str, group: &str) -> Option<Account> {
