@@ -107,6 +107,7 @@ fn start_script(tests: &str) -> String {
         "export PATH=/usr/sbin:/usr/bin\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
+         mount -t devtmpfs devtmpfs /dev\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          mount -t tmpfs tmpfs /tmp\n\
          {modules}\
