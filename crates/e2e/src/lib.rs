@@ -70,8 +70,8 @@ impl World {
         let state = borrow(&shared).await?;
         let mut up = Command::new(&binary)
             .inherit_env()
-            .env(STATE_VARIABLE, state.path())
-            .args(["up", "--json", "--listen", "127.0.0.1:0"])
+            .args(["up", "--json", "--listen", "127.0.0.1:0", "--state-dir"])
+            .arg(state.path())
             .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
         let output = up.stdout.take().context("standard output is piped")?;
         let mut line = String::new();
