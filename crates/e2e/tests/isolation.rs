@@ -145,11 +145,6 @@ async fn slowest(world: &World, id: &str) -> anyhow::Result<Duration> {
         all.push(begun.elapsed());
     }
     all.sort();
-    println!(
-        "p50 {:?}, p90 {:?}",
-        all[EXEC_COUNT / 2],
-        all[EXEC_COUNT * 9 / 10]
-    );
     Ok(all[EXEC_COUNT - 1])
 }
 
