@@ -42,11 +42,10 @@ enum ReadError {
 async fn attempt(call: &Call, path: &str, mut encoder: StringEncoder) -> Result<Reply, ReadError> {
     let len_max = call.connection.reply_len_max();
     let mut agent = call.connection.agent.client();
-    let path = path.to_owned();
-    let mut chunks: Streaming<v1::DataChunk> = agent
-        .read_file(v1::PathRequest { path })
-        .await?
-        .into_inner();
+    let request = v1::PathRequest {
+        path: path.to_owned(),
+    };
+    let mut chunks: Streaming<v1::DataChunk> = agent.read_file(request).await?.into_inner();
     let mut writer = call.reply_writer();
     let mut permit = None;
     writer.push_json("\"");
@@ -57,6 +56,7 @@ async fn attempt(call: &Call, path: &str, mut encoder: StringEncoder) -> Result<
         }
         if permit.is_none() && writer.len() > LARGE_REPLY_LEN {
             permit = call.connection.large_reply().await;
+            writer.reserve(base64_len(call, path).await.min(len_max));
         }
     }
     encoder.finish(&mut writer)?;
@@ -64,4 +64,17 @@ async fn attempt(call: &Call, path: &str, mut encoder: StringEncoder) -> Result<
     let mut reply = writer.finish();
     reply.permit = permit;
     Ok(reply)
+}
+
+/// The length of a file as base64, as far as it can be told: growing a large
+/// answer step by step would take twice its memory.
+async fn base64_len(call: &Call, path: &str) -> usize {
+    let request = v1::StatRequest {
+        path: path.to_owned(),
+        follow_symlinks: true,
+    };
+    match call.connection.agent.client().stat(request).await {
+        Ok(info) => usize::try_from(info.get_ref().size / 3 * 4).unwrap_or(0),
+        Err(_) => 0,
+    }
 }

@@ -14,6 +14,8 @@ use super::frame::{BASE64, FrameFault, RequestId};
 
 /// Bytes that base64 turns into whole characters.
 const BASE64_GROUP: usize = 3;
+/// Padding and the end of an answer, besides base64.
+const BASE64_SLACK: usize = 64;
 /// The longest beginning of a character that may have to wait for its rest.
 const UTF8_TAIL_MAX: usize = 3;
 
@@ -103,6 +105,12 @@ impl ReplyWriter {
     /// The length of what is written so far.
     pub(super) fn len(&self) -> usize {
         self.text.len()
+    }
+
+    /// Makes room for a value of about this length.
+    pub(super) fn reserve(&mut self, len: usize) {
+        self.text
+            .reserve_exact(len.saturating_sub(self.text.len()) + BASE64_SLACK);
     }
 
     /// Adds JSON as it is.

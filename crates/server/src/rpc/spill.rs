@@ -64,12 +64,11 @@ impl Spill {
         if end > len_max {
             return Err(SpillError::Full);
         }
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => {
-                let file = tempfile::tempfile_in(directory).map_err(SpillError::Create)?;
-                Arc::clone(self.file.insert(Arc::new(file)))
-            }
+        let file = if let Some(file) = &self.file {
+            Arc::clone(file)
+        } else {
+            let file = tempfile::tempfile_in(directory).map_err(SpillError::Create)?;
+            Arc::clone(self.file.insert(Arc::new(file)))
         };
         let at = std::mem::replace(&mut self.end, end);
         self.waiting += len as u64;
