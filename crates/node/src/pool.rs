@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tombolo_guest_proto::v1::PrewarmRequest;
 use tombolo_guest_proto::v1::agent_client::AgentClient;
@@ -57,13 +57,21 @@ impl<E: Engine> Pool<E> {
                 return Ok((machine, true));
             }
         }
-        Ok((self.launch(memory_mib).await?, false))
+        Ok((self.engine.launch(memory_mib).await?, false))
     }
 
-    async fn launch(&self, memory_mib: u32) -> Result<E::Machine, LaunchError> {
-        // The semaphore is never closed; without a permit we only go faster.
-        let _permit = self.starts.acquire().await.ok();
-        self.engine.launch(memory_mib).await
+    /// To be held while a machine is started or given its identity: more at a
+    /// time would only take the processors from each other, and all would be
+    /// late. `None` never comes, since the semaphore is not closed.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.starts.acquire().await.ok()
+    }
+
+    async fn launch_waiting(&self) -> Result<E::Machine, LaunchError> {
+        let _turn = self.turn().await;
+        let machine = self.engine.launch(self.memory_mib).await?;
+        self.warm(&machine).await;
+        Ok(machine)
     }
 
     /// Keeps the pool at its target until told to stop, then empties it.
@@ -88,9 +96,8 @@ impl<E: Engine> Pool<E> {
         let (wait, delay) = if self.ready_count() >= self.target {
             (true, Duration::ZERO)
         } else {
-            match self.launch(self.memory_mib).await {
+            match self.launch_waiting().await {
                 Ok(machine) => {
-                    self.warm(&machine).await;
                     self.ready.lock().push_back(machine);
                     (false, Duration::ZERO)
                 }

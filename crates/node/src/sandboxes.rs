@@ -121,6 +121,7 @@ impl<E: Engine> Sandboxes<E> {
             slots: &self.slots,
             id: &new.id,
         };
+        let _turn = self.pool.turn().await;
         let (mut machine, from_pool) = self.pool.claim(new.memory_mib).await?;
         let prepared = async {
             timeout(PERSONALIZE_TIMEOUT, personalize(&machine, &new)).await??;

@@ -58,7 +58,11 @@ impl Debian {
     }
 
     fn mmdebstrap(&self, variant: &str, packages: &[&str], target: &Path) -> Command {
-        let command = Command::new("mmdebstrap")
+        // It mounts file systems below its target. In a namespace of their own
+        // they go with the process, however it ends, and a leftover directory
+        // can be removed.
+        let command = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "mmdebstrap"])
             .args(["--mode=root", "--format=directory"])
             .arg(format!("--variant={variant}"))
             .arg(format!("--include={}", packages.join(",")))
