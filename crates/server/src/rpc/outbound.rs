@@ -10,7 +10,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tombolo_api::rpc::{ErrorObject, JsonRpc, Notification, StreamError, StreamReason, methods};
+use tombolo_api::rpc::{
+    ErrorObject, JsonRpc, Notification, StreamCancel, StreamError, StreamReason, methods,
+};
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 
 use super::frame::BASE64;
@@ -175,8 +177,23 @@ fn enqueue_message(id: u64, chunk: &[u8]) -> String {
     text
 }
 
+/// Tells the client that nobody reads a stream of its own. The JavaScript SDK
+/// hands the reason to whoever writes on.
+pub(super) fn cancel_message(id: u64) -> String {
+    let reason = ErrorObject::new("BrokenPipe", "Broken pipe (os error 32)").with_code("EPIPE");
+    let notification = Notification {
+        jsonrpc: JsonRpc,
+        method: methods::STREAM_CANCEL,
+        params: StreamCancel {
+            stream_id: id,
+            reason: Some(StreamReason::Error(Box::new(reason))),
+        },
+    };
+    serde_json::to_string(&notification).unwrap_or_default()
+}
+
 /// A notification that only names its stream.
-pub(super) fn signal_message(method: &str, id: u64) -> String {
+fn signal_message(method: &str, id: u64) -> String {
     let mut text = String::with_capacity(ENQUEUE_OVERHEAD);
     text.push_str(r#"{"jsonrpc":"2.0","method":""#);
     text.push_str(method);
@@ -223,6 +240,12 @@ mod tests {
             (
                 signal_message(methods::STREAM_END, 7),
                 json!({"jsonrpc":"2.0","method":"$sandbox.stream.end","params":{"streamId":7}}),
+            ),
+            (
+                cancel_message(7),
+                json!({"jsonrpc":"2.0","method":"$sandbox.stream.cancel",
+                    "params":{"streamId":7,"reason":{"constructorName":"BrokenPipe",
+                        "message":"Broken pipe (os error 32)","code":"EPIPE"}}}),
             ),
             (
                 error_message(7, ErrorObject::new("Error", "\"")),

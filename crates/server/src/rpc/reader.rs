@@ -20,7 +20,7 @@ use super::dispatch;
 use super::fault::CallError;
 use super::frame::{self, CallFrame, ClientMessage};
 use super::inbound::Advice;
-use super::outbound::signal_message;
+use super::outbound::cancel_message;
 use super::params;
 use super::reply::Reply;
 use crate::guest::Dialect;
@@ -146,7 +146,7 @@ async fn accept(connection: &Arc<Connection>, frame: Bytes) {
 /// does not know the message.
 fn advise(connection: &Connection, stream: u64, advice: Advice) {
     if advice == Advice::Cancel && connection.dialect != Dialect::Python {
-        let text = signal_message(methods::STREAM_CANCEL, stream);
+        let text = cancel_message(stream);
         connection.outgoing.hint(Message::text(text));
     }
 }
