@@ -8,6 +8,11 @@ use rustix::io::Errno;
 use tombolo_guest_proto::v1::OsError;
 use tonic::Status;
 
+/// A failure travels in HTTP headers, and headers that are too long end the
+/// whole connection.
+const SHOWN_LEN_MAX: usize = 1024;
+const MESSAGE_LEN_MAX: usize = 2560;
+
 /// A call that failed, as its caller will see it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct CallError {
@@ -26,6 +31,9 @@ pub(crate) enum Cause {
     Os(i32),
     #[error("{0}")]
     InvalidArgument(&'static str),
+    /// Refused before the kernel was asked.
+    #[error("{0}")]
+    Unsuitable(std::io::Error),
     #[error("invalid regular expression {source_text:?}: {error}")]
     BadRegex {
         source_text: String,
@@ -43,9 +51,7 @@ impl From<std::io::Error> for Cause {
     fn from(error: std::io::Error) -> Self {
         match errno_of(&error) {
             Some(errno) => Self::Os(errno),
-            None if error.kind() == std::io::ErrorKind::InvalidInput => {
-                Self::InvalidArgument("the operation does not suit the file")
-            }
+            None if error.kind() == std::io::ErrorKind::InvalidInput => Self::Unsuitable(error),
             None => Self::Os(Errno::IO.raw_os_error()),
         }
     }
@@ -73,10 +79,10 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.cause, self.operation)?;
         if !self.path.is_empty() || self.to.is_some() {
-            write!(f, " '{}'", self.path)?;
+            write!(f, " '{}'", cut(&self.path, SHOWN_LEN_MAX))?;
         }
         match &self.to {
-            Some(to) => write!(f, " -> '{to}'"),
+            Some(to) => write!(f, " -> '{}'", cut(to, SHOWN_LEN_MAX)),
             None => Ok(()),
         }
     }
@@ -124,20 +130,29 @@ pub(crate) fn between<E: Into<Cause>>(
 
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
-        let message = error.to_string();
+        let message = cut(&error.to_string(), MESSAGE_LEN_MAX);
         let (errno, kind) = match error.cause {
             Cause::Os(errno) => (errno, ""),
-            Cause::InvalidArgument(_) => (0, "invalid_argument"),
+            Cause::InvalidArgument(_) | Cause::Unsuitable(_) => (0, "invalid_argument"),
             Cause::BadRegex { .. } => (0, "bad_regex"),
         };
         let details = OsError {
             errno,
             operation: error.operation.to_owned(),
-            path: error.path,
+            path: cut(&error.path, SHOWN_LEN_MAX),
             kind: kind.to_owned(),
         };
         details.into_status(message)
     }
+}
+
+/// The beginning of a text that somebody else chose the length of.
+fn cut(text: &str, len_max: usize) -> String {
+    if text.len() <= len_max {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(len_max);
+    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 /// Runs `work` on a thread that has the rights of the sandbox's user and may

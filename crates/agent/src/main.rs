@@ -34,6 +34,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tombolo_guest_proto::channel::PORT_NAME;
 use tombolo_sys::guest::identity::{Identity, assume_for_files};
+use tombolo_sys::guest::spawn::withhold_inheritance;
 use tombolo_sys::guest::wakeup;
 
 use agent::Agent;
@@ -130,6 +131,7 @@ fn run() -> Result<(), RunError> {
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| cannot("adopt orphans")(errno.into()))?;
     }
+    withhold_inheritance().map_err(cannot("keep what it was given"))?;
     wakeup::install().map_err(cannot("install a signal handler"))?;
     let account = users::find(&options.user)?;
     let spawner = Spawner::new(account.identity.clone(), &options.home)
@@ -151,7 +153,11 @@ fn run() -> Result<(), RunError> {
         personalized: AtomicBool::new(false),
         owns_system: in_guest,
     });
-    runtime.block_on(serve(agent, options.listen))
+    let served = runtime.block_on(serve(Arc::clone(&agent), options.listen));
+    agent.processes.kill_all();
+    // A file operation may block for ever.
+    runtime.shutdown_background();
+    served
 }
 
 fn cgroup() -> Option<OwnedFd> {

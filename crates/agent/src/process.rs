@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::watch;
 use tombolo_guest_proto::v1::{OomVerdict, ProcessInfo, WaitReply, WindowSize};
@@ -164,6 +164,18 @@ impl Processes {
 
     pub(crate) fn kill(&self, pid: i32, signal: i32) -> Result<(), CallError> {
         self.find("kill", pid)?.kill(signal)
+    }
+
+    /// Ends what still runs, each with the group it leads.
+    pub(crate) fn kill_all(&self) {
+        let table = self.table.lock();
+        let running = table.by_pid.values();
+        for process in running.filter(|process| process.exit().is_none()) {
+            if let Some(group) = Pid::from_raw(process.pid) {
+                // It may have ended by itself.
+                kill_process_group(group, Signal::KILL).unwrap_or_default();
+            }
+        }
     }
 
     pub(crate) fn resize(&self, pid: i32, size: WindowSize) -> Result<(), CallError> {

@@ -17,7 +17,7 @@ const STREAMS_MAX: u32 = 16_384;
 /// A chunk and what surrounds it go in one frame.
 const FRAME_LEN_MAX: u32 = 128 * 1024;
 /// Bytes that wait for the connection, per stream.
-const SEND_BUFFER_LEN: usize = 256 * 1024;
+const SEND_BUFFER_LEN: usize = 128 * 1024;
 /// The peer is our own and cancels calls freely; the bound is for its bugs.
 const RESETS_MAX: usize = 65_536;
 const HEADERS_LEN_MAX: u32 = 64 * 1024;

@@ -17,8 +17,9 @@ use tombolo_sys::guest::readiness::Readiness;
 use super::Process;
 use crate::fault::{CallError, Cause, at};
 
-/// Bytes kept of one stream.
-const REPLAY_LEN_MAX: usize = 256 * 1024;
+/// Bytes kept of one stream: more than can be under way to a reader, so that
+/// none are lost with its connection.
+const REPLAY_LEN_MAX: usize = 1024 * 1024;
 /// Bytes kept of all streams together.
 const REPLAYS_LEN_MAX: usize = 16 * 1024 * 1024;
 /// What keeping a chunk costs besides its bytes.

@@ -151,6 +151,30 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Started> {
     }
 }
 
+/// Keeps what this process was given from the programs it starts: descriptors
+/// besides the standard streams, and signals that are ignored. Call once, before
+/// any signal is handled.
+pub fn withhold_inheritance() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: `sigaction` is plain data for which all zeroes is a value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: only asks, and writes into `action`, which lives on.
+        let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+        // Our own choice, which every child undoes.
+        if asked == 0 && action.sa_sigaction == libc::SIG_IGN && signal != libc::SIGPIPE {
+            // SAFETY: the default disposition is not code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+    let cloexec = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
+    // SAFETY: sets a flag and closes nothing.
+    let marked = unsafe { libc::close_range(3, libc::c_uint::MAX, cloexec) };
+    if marked < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// What the child needs and may not allocate.
 struct Prepared {
     argv: Vec<*const libc::c_char>,
