@@ -52,7 +52,10 @@ pub(crate) fn bench(context: &Context, args: &BenchArgs) -> Outcome {
     };
     context.state.remove_running()?;
     provision::provision(context, &settings)?;
-    let report = block_on(measure_all(context, &settings, args.runs))?;
+    let mut context = context.clone();
+    // A line for each sandbox would be most of what there is to read.
+    context.log.get_or_insert_with(|| "warn".to_owned());
+    let report = block_on(measure_all(&context, &settings, args.runs))?;
     if args.json {
         output::json(&report)
     } else {

@@ -12,12 +12,14 @@ use crate::output;
 use crate::state::StateDir;
 
 /// The surroundings of one command.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) state: StateDir,
     pub(crate) environment: Environment,
     /// As given by the person, if it was.
     pub(crate) config_file: Option<PathBuf>,
+    /// Which log lines this process and its children write, if that was said.
+    pub(crate) log: Option<String>,
 }
 
 impl Context {
@@ -31,10 +33,15 @@ impl Context {
             .config
             .clone()
             .or_else(|| environment.get(keys::CONFIG_VARIABLE).map(PathBuf::from));
+        let log = args
+            .log
+            .clone()
+            .or_else(|| environment.get(keys::LOG_VARIABLE).map(str::to_owned));
         Ok(Self {
             state: StateDir::new(root),
             environment,
             config_file,
+            log,
         })
     }
 

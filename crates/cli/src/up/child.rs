@@ -83,11 +83,12 @@ impl Child {
     pub(super) async fn start<L: Serialize + Sync>(
         role: Role,
         launch: &L,
+        log: Option<&str>,
     ) -> Result<(Self, String), ChildError> {
         let mut line =
             serde_json::to_vec(launch).map_err(|source| ChildError::Encode { role, source })?;
         line.push(b'\n');
-        let mut process = spawn(role)?;
+        let mut process = spawn(role, log)?;
         let lost = |source| ChildError::Launch { role, source };
         let (Some(pid), Some(mut stdin), Some(stdout)) =
             (process.id(), process.stdin.take(), process.stdout.take())
@@ -149,14 +150,11 @@ impl Child {
 /// The file of this very program, even if it has been replaced since.
 pub(super) const PROGRAM: &str = "/proc/self/exe";
 
-fn spawn(role: Role) -> Result<tokio::process::Child, ChildError> {
+fn spawn(role: Role, log: Option<&str>) -> Result<tokio::process::Child, ChildError> {
     tombolo_proc::Command::new(PROGRAM)
         .arg(role.name())
-        .pass_env([
-            keys::LOG_VARIABLE,
-            keys::LOG_FORMAT_VARIABLE,
-            "RUST_BACKTRACE",
-        ])
+        .pass_env([keys::LOG_FORMAT_VARIABLE, "RUST_BACKTRACE"])
+        .envs(log.map(|log| (keys::LOG_VARIABLE, log)))
         // An interrupt from the terminal is for the supervisor alone.
         .process_group(true)
         // A supervisor that fails must not take the sandboxes with it; the

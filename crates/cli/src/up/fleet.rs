@@ -35,18 +35,19 @@ impl Fleet {
     pub(crate) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
         let admin_token_hash = tokens::make_admin(&context.state)?;
         let node = NodeLaunch::new(&context.state, settings);
-        let (node, _ready) = Keeper::start(Role::Node, node).await?;
+        let (node, _ready) = Keeper::start(Role::Node, node, context.log.clone()).await?;
         let launch = ServerLaunch::new(&context.state, settings, admin_token_hash);
-        let (mut server, address) = match Keeper::start(Role::Server, launch).await {
-            Ok(started) => started,
-            Err(error) => {
-                node.child.stop().await;
-                return Err(Failure::from(error).hint(format!(
-                    "if {} is taken, choose another address with --listen",
-                    settings.listen
-                )));
-            }
-        };
+        let (mut server, address) =
+            match Keeper::start(Role::Server, launch, context.log.clone()).await {
+                Ok(started) => started,
+                Err(error) => {
+                    node.child.stop().await;
+                    return Err(Failure::from(error).hint(format!(
+                        "if {} is taken, choose another address with --listen",
+                        settings.listen
+                    )));
+                }
+            };
         // Started again, the server comes back where its clients know it,
         // also if it was free to choose.
         server.launch.listen = address.parse().map_err(|error| {
@@ -108,6 +109,7 @@ pub(crate) struct Pids {
 struct Keeper<L> {
     role: Role,
     launch: L,
+    log: Option<String>,
     child: Child,
     state: Vitality,
 }
@@ -127,11 +129,16 @@ enum Vitality {
 }
 
 impl<L: serde::Serialize + Sync> Keeper<L> {
-    async fn start(role: Role, launch: L) -> Result<(Self, String), ChildError> {
-        let (child, said) = Child::start(role, &launch).await?;
+    async fn start(
+        role: Role,
+        launch: L,
+        log: Option<String>,
+    ) -> Result<(Self, String), ChildError> {
+        let (child, said) = Child::start(role, &launch, log.as_deref()).await?;
         let keeper = Self {
             role,
             launch,
+            log,
             child,
             state: Vitality::Alive {
                 since: Instant::now(),
@@ -161,7 +168,7 @@ impl<L: serde::Serialize + Sync> Keeper<L> {
                 }
                 Vitality::Dead { start_at, backoff } => {
                     tokio::time::sleep_until(start_at).await;
-                    match Child::start(self.role, &self.launch).await {
+                    match Child::start(self.role, &self.launch, self.log.as_deref()).await {
                         Ok((child, _said)) => {
                             self.child = child;
                             self.state = Vitality::Alive {
