@@ -8,7 +8,7 @@
 //! the caller.
 //!
 //! Between clone and exec the child of a threaded process may only do what is
-//! async-signal-safe, so everything it needs is allocated before, in [`Plan`].
+//! async-signal-safe, so everything it needs is allocated before, in `Plan`.
 
 mod child;
 
