@@ -46,6 +46,7 @@ mod signals;
 mod spill;
 mod stdin;
 mod stream_ids;
+mod surrogates;
 #[cfg(test)]
 mod tests;
 mod times;

@@ -15,6 +15,8 @@ use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 use tombolo_api::rpc::{ErrorObject, StreamChunk, StreamError, StreamSignal, code, methods};
 
+use super::surrogates;
+
 /// Base64 as both SDKs write it; padding may be missing.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -138,7 +140,7 @@ pub(super) fn parse(frame: &Bytes) -> Result<ClientMessage, FrameFault> {
         Some(id) => Ok(ClientMessage::Call(CallFrame {
             id,
             method: method.into_owned(),
-            params: part(frame, params),
+            params: surrogates::mend(part(frame, params)),
         })),
         None => Ok(notification(&method, params)),
     }

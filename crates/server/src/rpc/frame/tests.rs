@@ -30,79 +30,83 @@ fn describe(text: &str) -> String {
     }
 }
 
+const MESSAGES: &[(&str, &str)] = &[
+    (
+        r#"{"jsonrpc":"2.0","id":0,"method":"m","params":{"a":1}}"#,
+        r#"call 0 m {"a":1}"#,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":"0","method":"m"}"#,
+        r#"call "0" m {}"#,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1.50,"method":"m","params":null}"#,
+        "call 1.50 m {}",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"m","params":"\ud83d"}"#,
+        r#"call 1 m "\ufffd""#,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":null,"method":"m","params":[1]}"#,
+        "call null m [1]",
+    ),
+    (
+        r#" {"x":1,"method":"\u006d","id":7,"jsonrpc":"2.0"} "#,
+        "call 7 m {}",
+    ),
+    (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "ignored"),
+    (r#"{"jsonrpc":"2.0","id":1,"error":null}"#, "ignored"),
+    (
+        r#"{"jsonrpc":"2.0","method":"other","params":{}}"#,
+        "ignored",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.start","params":{"streamId":3}}"#,
+        "start 3",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.end","params":{"streamId":3}}"#,
+        "end 3",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.cancel","params":{"streamId":3,"reason":7}}"#,
+        "cancel 3",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3,"data":"aGk="}}"#,
+        "data 3 hi",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3,"data":"aGk"}}"#,
+        "data 3 hi",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3,"data":"?"}}"#,
+        "error 3 the data of a stream is not base64",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3}}"#,
+        "error 3 the data of a stream must be a base64 string",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.error","params":{"streamId":3,"error":"boom"}}"#,
+        "error 3 boom",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.start","params":{"streamId":-1}}"#,
+        "ignored",
+    ),
+    (
+        r#"{"jsonrpc":"2.0","method":"$sandbox.stream.start"}"#,
+        "ignored",
+    ),
+];
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one table")]
 fn every_kind_of_message() {
-    let cases = [
-        (
-            r#"{"jsonrpc":"2.0","id":0,"method":"m","params":{"a":1}}"#,
-            r#"call 0 m {"a":1}"#,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":"0","method":"m"}"#,
-            r#"call "0" m {}"#,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1.50,"method":"m","params":null}"#,
-            "call 1.50 m {}",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":null,"method":"m","params":[1]}"#,
-            "call null m [1]",
-        ),
-        (
-            r#" {"x":1,"method":"\u006d","id":7,"jsonrpc":"2.0"} "#,
-            "call 7 m {}",
-        ),
-        (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "ignored"),
-        (r#"{"jsonrpc":"2.0","id":1,"error":null}"#, "ignored"),
-        (
-            r#"{"jsonrpc":"2.0","method":"other","params":{}}"#,
-            "ignored",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.start","params":{"streamId":3}}"#,
-            "start 3",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.end","params":{"streamId":3}}"#,
-            "end 3",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.cancel","params":{"streamId":3,"reason":7}}"#,
-            "cancel 3",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3,"data":"aGk="}}"#,
-            "data 3 hi",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3,"data":"aGk"}}"#,
-            "data 3 hi",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3,"data":"?"}}"#,
-            "error 3 the data of a stream is not base64",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.enqueue","params":{"streamId":3}}"#,
-            "error 3 the data of a stream must be a base64 string",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.error","params":{"streamId":3,"error":"boom"}}"#,
-            "error 3 boom",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.start","params":{"streamId":-1}}"#,
-            "ignored",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","method":"$sandbox.stream.start"}"#,
-            "ignored",
-        ),
-    ];
-    for (text, expected) in cases {
-        assert_eq!(describe(text), expected, "{text}");
+    for (text, expected) in MESSAGES {
+        assert_eq!(describe(text), *expected, "{text}");
     }
 }
 

@@ -9,337 +9,341 @@ use super::harness::{Client, Harness};
 use crate::guest::Dialect;
 use crate::rpc::SessionEnd;
 
-struct Case {
-    method: &'static str,
-    params: Value,
-    /// The guest's method and request.
-    asks: (&'static str, String),
-    answer: Value,
+/// A method and its parameters, the guest's method and request, the answer.
+type Case = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
+const FILE_INFO: &str = r#"{"isFile": true, "isDirectory": false, "isSymlink": false, "size": 5,
+    "mtime": "2026-01-01T00:00:00.000Z", "atime": "1970-01-01T00:00:00.000Z",
+    "birthtime": "1970-01-01T00:00:00.000Z", "ctime": "1970-01-01T00:00:00.000Z",
+    "mode": 33188, "dev": 0, "ino": 0, "nlink": 0, "uid": 0, "gid": 0, "rdev": 0,
+    "blksize": 0, "blocks": 0, "isBlockDevice": false, "isCharDevice": false,
+    "isFifo": false, "isSocket": false}"#;
+
+const BY_PATH: &[Case] = &[
+    (
+        "remove",
+        r#"{"path": "/x"}"#,
+        "remove",
+        r#"RemoveRequest { path: "/x", recursive: false }"#,
+        "null",
+    ),
+    (
+        "remove",
+        r#"{"path": "/x", "options": {"recursive": true}}"#,
+        "remove",
+        r#"RemoveRequest { path: "/x", recursive: true }"#,
+        "null",
+    ),
+    (
+        "mkdir",
+        r#"{"path": "/x", "options": null}"#,
+        "mkdir",
+        r#"MkdirRequest { path: "/x", recursive: false, mode: None }"#,
+        "null",
+    ),
+    (
+        "mkdir",
+        r#"{"path": "/x", "options": {"recursive": true, "mode": 448}}"#,
+        "mkdir",
+        r#"MkdirRequest { path: "/x", recursive: true, mode: Some(448) }"#,
+        "null",
+    ),
+    (
+        "rename",
+        r#"{"oldPath": "a", "newPath": "b"}"#,
+        "rename",
+        r#"TwoPathsRequest { from: "a", to: "b" }"#,
+        "null",
+    ),
+    (
+        "stat",
+        r#"{"path": "/x"}"#,
+        "stat",
+        r#"StatRequest { path: "/x", follow_symlinks: true }"#,
+        FILE_INFO,
+    ),
+    (
+        "lstat",
+        r#"{"path": "/x"}"#,
+        "stat",
+        r#"StatRequest { path: "/x", follow_symlinks: false }"#,
+        FILE_INFO,
+    ),
+    (
+        "chmod",
+        r#"{"path": "/x", "mode": 493}"#,
+        "chmod",
+        r#"ChmodRequest { path: "/x", mode: 493 }"#,
+        "null",
+    ),
+    (
+        "chown",
+        r#"{"path": "/x", "uid": 5, "gid": null}"#,
+        "chown",
+        r#"ChownRequest { path: "/x", uid: Some(5), gid: None }"#,
+        "null",
+    ),
+    (
+        "copyFile",
+        r#"{"fromPath": "a", "toPath": "b"}"#,
+        "copy_file",
+        r#"TwoPathsRequest { from: "a", to: "b" }"#,
+        "null",
+    ),
+    (
+        "link",
+        r#"{"target": "a", "path": "b"}"#,
+        "link",
+        r#"TwoPathsRequest { from: "a", to: "b" }"#,
+        "null",
+    ),
+    (
+        "symlink",
+        r#"{"target": "a", "path": "b", "options": {"type": "dir"}}"#,
+        "symlink",
+        r#"TwoPathsRequest { from: "a", to: "b" }"#,
+        "null",
+    ),
+    (
+        "readLink",
+        r#"{"path": "/x"}"#,
+        "read_link",
+        r#"PathRequest { path: "/x" }"#,
+        r#""target""#,
+    ),
+    (
+        "realPath",
+        r#"{"path": "/x"}"#,
+        "real_path",
+        r#"PathRequest { path: "/x" }"#,
+        r#""/real""#,
+    ),
+    (
+        "truncate",
+        r#"{"name": "/x", "length": null}"#,
+        "truncate",
+        r#"TruncateRequest { path: "/x", length: 0 }"#,
+        "null",
+    ),
+    (
+        "truncate",
+        r#"{"name": "/x", "length": 9}"#,
+        "truncate",
+        r#"TruncateRequest { path: "/x", length: 9 }"#,
+        "null",
+    ),
+    (
+        "umask",
+        r#"{"mask": null}"#,
+        "umask",
+        "UmaskRequest { mask: None }",
+        "18",
+    ),
+    (
+        "umask",
+        r#"{"mask": 63}"#,
+        "umask",
+        "UmaskRequest { mask: Some(63) }",
+        "18",
+    ),
+    (
+        "utime",
+        r#"{"path": "/x", "atime": "2026-01-01T00:00:00.000Z", "mtime": 1.5}"#,
+        "utime",
+        r#"UtimeRequest { path: "/x", atime_nanos: 1767225600000000000, mtime_nanos: 1500000000 }"#,
+        "null",
+    ),
+    (
+        "makeTempDir",
+        "{}",
+        "make_temp",
+        r#"MakeTempRequest { directory: true, dir: "", prefix: "", suffix: "" }"#,
+        r#""/tmp/x""#,
+    ),
+    (
+        "makeTempFile",
+        r#"{"options": {"dir": "d", "prefix": "p", "suffix": "s"}}"#,
+        "make_temp",
+        r#"MakeTempRequest { directory: false, dir: "d", prefix: "p", suffix: "s" }"#,
+        r#""/tmp/x""#,
+    ),
+    (
+        "envGet",
+        r#"{"key": "A"}"#,
+        "get_env",
+        r#"EnvKey { key: "A" }"#,
+        "null",
+    ),
+    (
+        "envSet",
+        r#"{"key": "A", "value": "1"}"#,
+        "set_env",
+        r#"EnvEntry { key: "A", value: "1" }"#,
+        "null",
+    ),
+    ("envToObject", "{}", "all_env", "Empty", r#"{"A": "1"}"#),
+    (
+        "envDelete",
+        r#"{"key": "A"}"#,
+        "delete_env",
+        r#"EnvKey { key: "A" }"#,
+        "null",
+    ),
+    (
+        "readDir",
+        r#"{"path": "/x"}"#,
+        "read_dir",
+        r#"PathRequest { path: "/x" }"#,
+        "[]",
+    ),
+    (
+        "walk",
+        r#"{"path": "/x", "maxDepth": null}"#,
+        "walk",
+        r#"WalkRequest { path: "/x", max_depth: None, include_files: true, include_dirs: true, include_symlinks: true, follow_symlinks: false, canonicalize: true, exts: [], has_exts: false, r#match: [], has_match: false, skip: [] }"#,
+        "[]",
+    ),
+    (
+        "walk",
+        r#"{"path": "/x", "maxDepth": 3, "includeFiles": false, "includeDirs": false, "includeSymlinks": false, "followSymlinks": true, "canonicalize": false, "exts": [], "match": [{"source": "a", "flags": "i"}], "skip": [{"source": "b"}]}"#,
+        "walk",
+        r#"WalkRequest { path: "/x", max_depth: Some(3), include_files: false, include_dirs: false, include_symlinks: false, follow_symlinks: true, canonicalize: false, exts: [], has_exts: true, r#match: [Regex { source: "a", flags: "i" }], has_match: true, skip: [Regex { source: "b", flags: "" }] }"#,
+        "[]",
+    ),
+    (
+        "expandGlob",
+        r#"{"glob": "*", "root": null}"#,
+        "expand_glob",
+        r#"ExpandGlobRequest { glob: "*", root: "", exclude: [], include_dirs: true, follow_symlinks: false, canonicalize: true, extended: true, globstar: true, case_insensitive: false }"#,
+        "[]",
+    ),
+];
+
+/// Of the first file a test opens, in this order.
+const BY_HANDLE: &[Case] = &[
+    (
+        "fileRead",
+        r#"{"fileHandleId": 1, "length": 3}"#,
+        "handle_read",
+        "HandleReadRequest { handle: 1, length: 3 }",
+        r#"{"data": "eHh4"}"#,
+    ),
+    (
+        "fileRead",
+        r#"{"fileHandleId": 1, "length": 0}"#,
+        "handle_read",
+        "HandleReadRequest { handle: 1, length: 0 }",
+        r#"{"data": ""}"#,
+    ),
+    (
+        "fileWrite",
+        r#"{"fileHandleId": 1, "data": "aGk="}"#,
+        "handle_write",
+        r#"HandleWriteRequest { handle: 1, data: b"hi" }"#,
+        r#"{"bytesWritten": 2}"#,
+    ),
+    (
+        "fileWrite",
+        r#"{"fileHandleId": 1, "data": ""}"#,
+        "handle_write",
+        r#"HandleWriteRequest { handle: 1, data: b"" }"#,
+        r#"{"bytesWritten": 0}"#,
+    ),
+    (
+        "fileSeek",
+        r#"{"fileHandleId": 1, "offset": -4, "whence": 2}"#,
+        "handle_seek",
+        "HandleSeekRequest { handle: 1, offset: -4, whence: 2 }",
+        r#"{"position": 7}"#,
+    ),
+    (
+        "fileSeek",
+        r#"{"fileHandleId": 1, "offset": "4", "whence": 0}"#,
+        "handle_seek",
+        "HandleSeekRequest { handle: 1, offset: 4, whence: 0 }",
+        r#"{"position": 7}"#,
+    ),
+    (
+        "fileTruncate",
+        r#"{"fileHandleId": 1, "len": 3}"#,
+        "handle_truncate",
+        "HandleTruncateRequest { handle: 1, length: 3 }",
+        "null",
+    ),
+    (
+        "fileTruncate",
+        r#"{"fileHandleId": 1, "size": 4}"#,
+        "handle_truncate",
+        "HandleTruncateRequest { handle: 1, length: 4 }",
+        "null",
+    ),
+    (
+        "fileTruncate",
+        r#"{"fileHandleId": 1, "size": null}"#,
+        "handle_truncate",
+        "HandleTruncateRequest { handle: 1, length: 0 }",
+        "null",
+    ),
+    (
+        "fileStat",
+        r#"{"fileHandleId": 1}"#,
+        "handle_stat",
+        "HandleRequest { handle: 1 }",
+        FILE_INFO,
+    ),
+    (
+        "fileSync",
+        r#"{"fileHandleId": 1}"#,
+        "handle_sync",
+        "HandleSyncRequest { handle: 1, data_only: false }",
+        "null",
+    ),
+    (
+        "fileSyncData",
+        r#"{"fileHandleId": 1}"#,
+        "handle_sync",
+        "HandleSyncRequest { handle: 1, data_only: true }",
+        "null",
+    ),
+    (
+        "fileUtime",
+        r#"{"fileHandleId": 1, "atime": "2026-01-01T00:00:00.000Z", "mtime": 2}"#,
+        "handle_utime",
+        "HandleUtimeRequest { handle: 1, atime_nanos: 1767225600000000000, mtime_nanos: 2000000000 }",
+        "null",
+    ),
+    (
+        "fileUnlock",
+        r#"{"fileHandleId": 1}"#,
+        "handle_unlock",
+        "HandleRequest { handle: 1 }",
+        "null",
+    ),
+    (
+        "fileClose",
+        r#"{"fileHandleId": 1}"#,
+        "handle_close",
+        "HandleRequest { handle: 1 }",
+        "null",
+    ),
+];
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
 }
 
-fn case(
-    method: &'static str,
-    params: Value,
-    guest: &'static str,
-    request: &impl std::fmt::Debug,
-    answer: Value,
-) -> Case {
-    Case {
-        method,
-        params,
-        asks: (guest, format!("{request:?}")),
-        answer,
-    }
-}
-
-fn file_info() -> Value {
-    let epoch = "1970-01-01T00:00:00.000Z";
-    json!({"isFile": true, "isDirectory": false, "isSymlink": false, "size": 5,
-        "mtime": "2026-01-01T00:00:00.000Z", "atime": epoch, "birthtime": epoch, "ctime": epoch,
-        "mode": 0o100_644, "dev": 0, "ino": 0, "nlink": 0, "uid": 0, "gid": 0, "rdev": 0,
-        "blksize": 0, "blocks": 0, "isBlockDevice": false, "isCharDevice": false,
-        "isFifo": false, "isSocket": false})
-}
-
-#[expect(clippy::too_many_lines, reason = "one table")]
-fn path_cases() -> Vec<Case> {
-    let path = || "/x".to_owned();
-    let two = || v1::TwoPathsRequest {
-        from: "a".into(),
-        to: "b".into(),
-    };
-    let noon = 1_767_225_600_000_000_000;
-    vec![
-        case(
-            "remove",
-            json!({"path": "/x"}),
-            "remove",
-            &v1::RemoveRequest {
-                path: path(),
-                recursive: false,
-            },
-            json!(null),
-        ),
-        case(
-            "remove",
-            json!({"path": "/x", "options": {"recursive": true}}),
-            "remove",
-            &v1::RemoveRequest {
-                path: path(),
-                recursive: true,
-            },
-            json!(null),
-        ),
-        case(
-            "mkdir",
-            json!({"path": "/x", "options": null}),
-            "mkdir",
-            &v1::MkdirRequest {
-                path: path(),
-                recursive: false,
-                mode: None,
-            },
-            json!(null),
-        ),
-        case(
-            "mkdir",
-            json!({"path": "/x", "options": {"recursive": true, "mode": 0o700}}),
-            "mkdir",
-            &v1::MkdirRequest {
-                path: path(),
-                recursive: true,
-                mode: Some(0o700),
-            },
-            json!(null),
-        ),
-        case(
-            "rename",
-            json!({"oldPath": "a", "newPath": "b"}),
-            "rename",
-            &two(),
-            json!(null),
-        ),
-        case(
-            "stat",
-            json!({"path": "/x"}),
-            "stat",
-            &v1::StatRequest {
-                path: path(),
-                follow_symlinks: true,
-            },
-            file_info(),
-        ),
-        case(
-            "lstat",
-            json!({"path": "/x"}),
-            "stat",
-            &v1::StatRequest {
-                path: path(),
-                follow_symlinks: false,
-            },
-            file_info(),
-        ),
-        case(
-            "chmod",
-            json!({"path": "/x", "mode": 0o755}),
-            "chmod",
-            &v1::ChmodRequest {
-                path: path(),
-                mode: 0o755,
-            },
-            json!(null),
-        ),
-        case(
-            "chown",
-            json!({"path": "/x", "uid": 5, "gid": null}),
-            "chown",
-            &v1::ChownRequest {
-                path: path(),
-                uid: Some(5),
-                gid: None,
-            },
-            json!(null),
-        ),
-        case(
-            "copyFile",
-            json!({"fromPath": "a", "toPath": "b"}),
-            "copy_file",
-            &two(),
-            json!(null),
-        ),
-        case(
-            "link",
-            json!({"target": "a", "path": "b"}),
-            "link",
-            &two(),
-            json!(null),
-        ),
-        case(
-            "symlink",
-            json!({"target": "a", "path": "b", "options": {"type": "dir"}}),
-            "symlink",
-            &two(),
-            json!(null),
-        ),
-        case(
-            "readLink",
-            json!({"path": "/x"}),
-            "read_link",
-            &v1::PathRequest { path: path() },
-            json!("target"),
-        ),
-        case(
-            "realPath",
-            json!({"path": "/x"}),
-            "real_path",
-            &v1::PathRequest { path: path() },
-            json!("/real"),
-        ),
-        case(
-            "truncate",
-            json!({"name": "/x", "length": null}),
-            "truncate",
-            &v1::TruncateRequest {
-                path: path(),
-                length: 0,
-            },
-            json!(null),
-        ),
-        case(
-            "truncate",
-            json!({"name": "/x", "length": 9}),
-            "truncate",
-            &v1::TruncateRequest {
-                path: path(),
-                length: 9,
-            },
-            json!(null),
-        ),
-        case(
-            "umask",
-            json!({"mask": null}),
-            "umask",
-            &v1::UmaskRequest { mask: None },
-            json!(0o22),
-        ),
-        case(
-            "umask",
-            json!({"mask": 0o77}),
-            "umask",
-            &v1::UmaskRequest { mask: Some(0o77) },
-            json!(0o22),
-        ),
-        case(
-            "utime",
-            json!({"path": "/x", "atime": "2026-01-01T00:00:00.000Z", "mtime": 1.5}),
-            "utime",
-            &v1::UtimeRequest {
-                path: path(),
-                atime_nanos: noon,
-                mtime_nanos: 1_500_000_000,
-            },
-            json!(null),
-        ),
-        case(
-            "makeTempDir",
-            json!({}),
-            "make_temp",
-            &v1::MakeTempRequest {
-                directory: true,
-                ..Default::default()
-            },
-            json!("/tmp/x"),
-        ),
-        case(
-            "makeTempFile",
-            json!({"options": {"dir": "d", "prefix": "p", "suffix": "s"}}),
-            "make_temp",
-            &v1::MakeTempRequest {
-                directory: false,
-                dir: "d".into(),
-                prefix: "p".into(),
-                suffix: "s".into(),
-            },
-            json!("/tmp/x"),
-        ),
-    ]
-}
-
-fn env_cases() -> Vec<Case> {
-    let key = || v1::EnvKey { key: "A".into() };
-    vec![
-        case(
-            "envGet",
-            json!({"key": "A"}),
-            "get_env",
-            &key(),
-            json!(null),
-        ),
-        case(
-            "envSet",
-            json!({"key": "A", "value": "1"}),
-            "set_env",
-            &v1::EnvEntry {
-                key: "A".into(),
-                value: "1".into(),
-            },
-            json!(null),
-        ),
-        case(
-            "envToObject",
-            json!({}),
-            "all_env",
-            &v1::Empty {},
-            json!({"A": "1"}),
-        ),
-        case(
-            "envDelete",
-            json!({"key": "A"}),
-            "delete_env",
-            &key(),
-            json!(null),
-        ),
-    ]
-}
-
-fn listing_cases() -> Vec<Case> {
-    let regex = |source: &str, flags: &str| v1::Regex {
-        source: source.into(),
-        flags: flags.into(),
-    };
-    let walk = v1::WalkRequest {
-        path: "/x".into(),
-        include_files: true,
-        include_dirs: true,
-        include_symlinks: true,
-        canonicalize: true,
-        ..Default::default()
-    };
-    let narrow = v1::WalkRequest {
-        path: "/x".into(),
-        max_depth: Some(3),
-        follow_symlinks: true,
-        has_exts: true,
-        has_match: true,
-        r#match: vec![regex("a", "i")],
-        skip: vec![regex("b", "")],
-        ..Default::default()
-    };
-    let params = json!({"path": "/x", "maxDepth": 3, "includeFiles": false, "includeDirs": false,
-        "includeSymlinks": false, "followSymlinks": true, "canonicalize": false, "exts": [],
-        "match": [{"source": "a", "flags": "i"}], "skip": [{"source": "b"}]});
-    let glob = v1::ExpandGlobRequest {
-        glob: "*".into(),
-        include_dirs: true,
-        canonicalize: true,
-        extended: true,
-        globstar: true,
-        ..Default::default()
-    };
-    vec![
-        case(
-            "walk",
-            json!({"path": "/x", "maxDepth": null}),
-            "walk",
-            &walk,
-            json!([]),
-        ),
-        case("walk", params, "walk", &narrow, json!([])),
-        case(
-            "expandGlob",
-            json!({"glob": "*", "root": null}),
-            "expand_glob",
-            &glob,
-            json!([]),
-        ),
-        case(
-            "readDir",
-            json!({"path": "/x"}),
-            "read_dir",
-            &v1::PathRequest { path: "/x".into() },
-            json!([]),
-        ),
-    ]
+async fn check(harness: &Harness, client: &mut Client, case: &Case) {
+    let (method, params, guest_method, request, answer) = case;
+    let got = client.ok(method, json(params)).await;
+    assert_eq!(got, json(answer), "{method} {params}");
+    let asked = harness.agent.calls(guest_method).pop();
+    assert_eq!(asked.as_deref(), Some(*request), "{method} {params}");
 }
 
 #[tokio::test]
@@ -347,28 +351,8 @@ async fn every_method_asks_the_guest_and_answers() {
     // Python's answers to walks are the simplest to compare.
     let harness = Harness::new(Dialect::Python).await;
     let mut client = harness.connect().await;
-    for Case {
-        method,
-        params,
-        asks,
-        answer,
-    } in [path_cases(), env_cases(), listing_cases()].concat()
-    {
-        let got = client.ok(method, params.clone()).await;
-        assert_eq!(got, answer, "{method} {params}");
-        let asked = harness.agent.calls(asks.0).pop();
-        assert_eq!(asked.as_ref(), Some(&asks.1), "{method} {params}");
-    }
-}
-
-impl Clone for Case {
-    fn clone(&self) -> Self {
-        Self {
-            method: self.method,
-            params: self.params.clone(),
-            asks: self.asks.clone(),
-            answer: self.answer.clone(),
-        }
+    for case in BY_PATH {
+        check(&harness, &mut client, case).await;
     }
 }
 
@@ -376,18 +360,12 @@ impl Clone for Case {
 async fn every_method_tells_the_guests_error() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
-    for Case {
-        method,
-        params,
-        asks,
-        ..
-    } in [path_cases(), env_cases(), listing_cases()].concat()
-    {
-        harness.agent.fail(asks.0, 2);
-        let error = client.error(method, params).await;
+    for (method, params, guest_method, ..) in BY_PATH {
+        harness.agent.fail(guest_method, 2);
+        let error = client.error(method, json(params)).await;
         assert_eq!(error["constructorName"], "NotFound", "{method}");
         assert_eq!(error["code"], "ENOENT", "{method}");
-        let expected = format!("No such file or directory (os error 2): {} '/x'", asks.0);
+        let expected = format!("No such file or directory (os error 2): {guest_method} '/x'");
         assert_eq!(error["message"], expected, "{method}");
     }
 }
@@ -461,167 +439,14 @@ async fn open(client: &mut Client) -> Value {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one table")]
 async fn an_open_file_does_everything() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
-    let file = open(&mut client).await;
-    let handle = file.as_u64().unwrap();
-    let at = v1::HandleRequest { handle };
-    let noon = "2026-01-01T00:00:00.000Z";
-    let nanos = 1_767_225_600_000_000_000;
-    let cases = [
-        case(
-            "fileRead",
-            json!({"fileHandleId": file, "length": 3}),
-            "handle_read",
-            &v1::HandleReadRequest { handle, length: 3 },
-            json!({"data": "eHh4"}),
-        ),
-        case(
-            "fileRead",
-            json!({"fileHandleId": file, "length": 0}),
-            "handle_read",
-            &v1::HandleReadRequest { handle, length: 0 },
-            json!({"data": ""}),
-        ),
-        case(
-            "fileWrite",
-            json!({"fileHandleId": file, "data": "aGk="}),
-            "handle_write",
-            &v1::HandleWriteRequest {
-                handle,
-                data: "hi".into(),
-            },
-            json!({"bytesWritten": 2}),
-        ),
-        case(
-            "fileWrite",
-            json!({"fileHandleId": file, "data": ""}),
-            "handle_write",
-            &v1::HandleWriteRequest {
-                handle,
-                data: "".into(),
-            },
-            json!({"bytesWritten": 0}),
-        ),
-        case(
-            "fileSeek",
-            json!({"fileHandleId": file, "offset": -4, "whence": 2}),
-            "handle_seek",
-            &v1::HandleSeekRequest {
-                handle,
-                offset: -4,
-                whence: 2,
-            },
-            json!({"position": 7}),
-        ),
-        case(
-            "fileSeek",
-            json!({"fileHandleId": file, "offset": "4", "whence": 0}),
-            "handle_seek",
-            &v1::HandleSeekRequest {
-                handle,
-                offset: 4,
-                whence: 0,
-            },
-            json!({"position": 7}),
-        ),
-        case(
-            "fileTruncate",
-            json!({"fileHandleId": file, "len": 3}),
-            "handle_truncate",
-            &v1::HandleTruncateRequest { handle, length: 3 },
-            json!(null),
-        ),
-        case(
-            "fileTruncate",
-            json!({"fileHandleId": file, "size": 4}),
-            "handle_truncate",
-            &v1::HandleTruncateRequest { handle, length: 4 },
-            json!(null),
-        ),
-        case(
-            "fileTruncate",
-            json!({"fileHandleId": file, "size": null}),
-            "handle_truncate",
-            &v1::HandleTruncateRequest { handle, length: 0 },
-            json!(null),
-        ),
-        case(
-            "fileStat",
-            json!({"fileHandleId": file}),
-            "handle_stat",
-            &at,
-            file_info(),
-        ),
-        case(
-            "fileSync",
-            json!({"fileHandleId": file}),
-            "handle_sync",
-            &v1::HandleSyncRequest {
-                handle,
-                data_only: false,
-            },
-            json!(null),
-        ),
-        case(
-            "fileSyncData",
-            json!({"fileHandleId": file}),
-            "handle_sync",
-            &v1::HandleSyncRequest {
-                handle,
-                data_only: true,
-            },
-            json!(null),
-        ),
-        case(
-            "fileUtime",
-            json!({"fileHandleId": file, "atime": noon, "mtime": 2}),
-            "handle_utime",
-            &v1::HandleUtimeRequest {
-                handle,
-                atime_nanos: nanos,
-                mtime_nanos: 2_000_000_000,
-            },
-            json!(null),
-        ),
-        case(
-            "fileUnlock",
-            json!({"fileHandleId": file}),
-            "handle_unlock",
-            &at,
-            json!(null),
-        ),
-        case(
-            "fileClose",
-            json!({"fileHandleId": file}),
-            "handle_close",
-            &at,
-            json!(null),
-        ),
-    ];
-    for Case {
-        method,
-        params,
-        asks,
-        answer,
-    } in cases
-    {
-        assert_eq!(
-            client.ok(method, params.clone()).await,
-            answer,
-            "{method} {params}"
-        );
-        assert_eq!(
-            harness.agent.calls(asks.0).pop(),
-            Some(asks.1),
-            "{method} {params}"
-        );
+    assert_eq!(open(&mut client).await, json!(1));
+    for case in BY_HANDLE {
+        check(&harness, &mut client, case).await;
     }
-    let closed = client
-        .error("fileClose", json!({"fileHandleId": file}))
-        .await;
+    let closed = client.error("fileClose", json!({"fileHandleId": 1})).await;
     assert_eq!(closed["constructorName"], "BadResource");
     let file = open(&mut client).await;
     let params = json!({"fileHandleId": file, "offset": 0, "whence": 3});

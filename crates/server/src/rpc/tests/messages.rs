@@ -34,85 +34,71 @@ async fn an_answer_echoes_the_id_and_always_has_its_key() {
     }
 }
 
+/// What is sent, the id of the answer, and the code of its error.
+const FAULTS: &[(&str, &str, i32)] = &[
+    ("not json", "null", -32700),
+    ("{\"jsonrpc\":\"2.0\",\"id\":1", "null", -32700),
+    ("[]", "null", -32600),
+    ("{}", "null", -32600),
+    (r#"{"jsonrpc":"1.0","id":1,"method":"spawn"}"#, "1", -32600),
+    (r#"{"jsonrpc":"2.0","id":1,"method":"nope"}"#, "1", -32601),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"download","params":{}}"#,
+        "1",
+        -32601,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"fetch","params":{}}"#,
+        "1",
+        -32601,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"$sandbox.stream.start"}"#,
+        "1",
+        -32601,
+    ),
+    (r#"{"jsonrpc":"2.0","id":1,"method":"spawn"}"#, "1", -32602),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"spawn","params":[]}"#,
+        "1",
+        -32602,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"stat","params":{"path":7}}"#,
+        "1",
+        -32602,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"abort","params":{}}"#,
+        "1",
+        -32602,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"writeFile","params":{"path":"a"}}"#,
+        "1",
+        -32602,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"writeFile","params":{"path":"a","content":"?"}}"#,
+        "1",
+        -32602,
+    ),
+    (
+        r#"{"jsonrpc":"2.0","id":1,"method":"writeFile","params":{"path":"a","contentStreamId":"x"}}"#,
+        "1",
+        -32602,
+    ),
+];
+
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one table")]
 async fn what_is_wrong_is_told_and_the_connection_goes_on() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
-    let cases = [
-        ("not json", json!(null), -32700),
-        ("{\"jsonrpc\":\"2.0\",\"id\":1", json!(null), -32700),
-        ("[]", json!(null), -32600),
-        ("{}", json!(null), -32600),
-        (
-            r#"{"jsonrpc":"1.0","id":1,"method":"spawn"}"#,
-            json!(1),
-            -32600,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"nope"}"#,
-            json!(1),
-            -32601,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"download","params":{}}"#,
-            json!(1),
-            -32601,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"fetch","params":{}}"#,
-            json!(1),
-            -32601,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"$sandbox.stream.start"}"#,
-            json!(1),
-            -32601,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"spawn"}"#,
-            json!(1),
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"spawn","params":[]}"#,
-            json!(1),
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"stat","params":{"path":7}}"#,
-            json!(1),
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"abort","params":{}}"#,
-            json!(1),
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"writeFile","params":{"path":"a"}}"#,
-            json!(1),
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"writeFile","params":{"path":"a","content":"?"}}"#,
-            json!(1),
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"writeFile","params":{"path":"a","contentStreamId":"x"}}"#,
-            json!(1),
-            -32602,
-        ),
-    ];
-    for (text, id, code) in cases {
+    for (text, id, code) in FAULTS {
         client.send_text(text).await;
         let answer = client.json().await;
-        assert_eq!(
-            (&answer["id"], &answer["error"]["code"]),
-            (&id, &json!(code)),
-            "{text}"
-        );
+        assert_eq!(answer["id"].to_string(), *id, "{text}");
+        assert_eq!(answer["error"]["code"], *code, "{text}");
         assert!(answer.get("result").is_none(), "{text}");
     }
     // Notifications have no answer, however wrong.
