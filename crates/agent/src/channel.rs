@@ -233,3 +233,6 @@ impl AsyncWrite for PortStream {
         self.poll_drain(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

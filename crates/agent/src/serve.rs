@@ -18,8 +18,9 @@ const STREAMS_MAX: u32 = 16_384;
 const FRAME_LEN_MAX: u32 = 128 * 1024;
 /// Bytes that wait for the connection, per stream.
 const SEND_BUFFER_LEN: usize = 128 * 1024;
-/// The peer is our own and cancels calls freely; the bound is for its bugs.
-const RESETS_MAX: usize = 65_536;
+/// Streams that were given up before they were looked at. The peer is our own
+/// and gives up calls freely; the bound is for its bugs.
+const RESETS_PENDING_MAX: usize = 65_536;
 const HEADERS_LEN_MAX: u32 = 64 * 1024;
 
 /// Serves one connection until the peer goes away.
@@ -37,8 +38,9 @@ where
         .max_frame_size(FRAME_LEN_MAX)
         .max_send_buf_size(SEND_BUFFER_LEN)
         .max_header_list_size(HEADERS_LEN_MAX)
-        .max_pending_accept_reset_streams(RESETS_MAX)
-        .max_local_error_reset_streams(RESETS_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        // Counted over the connection's whole life, which is the sandbox's.
+        .max_local_error_reset_streams(None)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
         .await

@@ -371,3 +371,6 @@ pub(crate) async fn walk(
         Ok(Some((batch, (WalkEntryBatch::default(), walker, turns))))
     }))
 }
+
+#[cfg(test)]
+mod tests;

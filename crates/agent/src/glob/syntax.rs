@@ -334,3 +334,6 @@ pub(super) fn unescape(segment: &str) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests;

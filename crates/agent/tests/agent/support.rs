@@ -292,7 +292,9 @@ where
     });
     let endpoint = Endpoint::from_static("http://guest")
         .initial_stream_window_size(256 * 1024)
-        .initial_connection_window_size(64 * 1024 * 1024);
+        .initial_connection_window_size(64 * 1024 * 1024)
+        // What is still under way when a call is given up is no attack.
+        .http2_max_local_error_reset_streams(None);
     let channel = endpoint.connect_with_connector(connector).await.ok()?;
     let client = AgentClient::new(channel);
     Some(

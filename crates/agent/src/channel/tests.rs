@@ -1,0 +1,115 @@
+//! A pair of sockets stands in for the port: it hangs up as the port does, only
+//! for good.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tombolo_guest_proto::channel::{NONCE_LEN, PREAMBLE_LEN};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(50);
+
+fn pair() -> (Port, UnixStream) {
+    let (ours, theirs) = StdUnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let port = Port::new(OwnedFd::from(ours)).unwrap();
+    (port, UnixStream::from_std(theirs).unwrap())
+}
+
+fn preamble(nonce: u8) -> Vec<u8> {
+    [&MAGIC[..], &[nonce; NONCE_LEN]].concat()
+}
+
+async fn accept(port: &Port) -> io::Result<PortStream> {
+    timeout(PATIENCE, port.accept()).await.unwrap()
+}
+
+async fn read_exact(stream: &mut (impl AsyncRead + Unpin), len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let read = timeout(PATIENCE, stream.read_exact(&mut bytes)).await;
+    read.unwrap().unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn answers_the_preamble_and_keeps_what_follows() {
+    let cases = [
+        (vec![], vec![]),
+        (b"left over".to_vec(), vec![]),
+        (vec![0xff; 9000], b"PRI * HTTP/2.0".to_vec()),
+    ];
+    for (before, after) in cases {
+        let (port, mut host) = pair();
+        let opening = [before, preamble(7), after.clone()].concat();
+        host.write_all(&opening).await.unwrap();
+        let mut stream = accept(&port).await.unwrap();
+        assert_eq!(read_exact(&mut host, PREAMBLE_LEN).await, preamble(7));
+        host.write_all(b"more").await.unwrap();
+        let read = read_exact(&mut stream, after.len() + 4).await;
+        assert_eq!(read, [&after[..], b"more"].concat());
+        stream.write_all(&vec![b'x'; 100_000]).await.unwrap();
+        let (flushed, read) = tokio::join!(stream.flush(), read_exact(&mut host, 100_000));
+        flushed.unwrap();
+        assert_eq!(read, vec![b'x'; 100_000]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_was_not_seen_to_come_back_is_answered_all_the_same() {
+    let (port, mut host) = pair();
+    host.write_all(&preamble(1)).await.unwrap();
+    let mut stream = accept(&port).await.unwrap();
+    read_exact(&mut host, PREAMBLE_LEN).await;
+    host.write_all(b"first").await.unwrap();
+    assert_eq!(read_exact(&mut stream, 5).await, b"first");
+    // What fails on this would be HTTP/2; here it is only read.
+    let second = [preamble(2), b"second".to_vec()].concat();
+    host.write_all(&second).await.unwrap();
+    read_exact(&mut stream, second.len()).await;
+    drop(stream);
+    let mut stream = accept(&port).await.unwrap();
+    assert_eq!(read_exact(&mut host, PREAMBLE_LEN).await, preamble(2));
+    assert_eq!(read_exact(&mut stream, 6).await, b"second");
+}
+
+#[tokio::test]
+async fn a_conversation_that_ended_well_is_not_begun_again() {
+    let (port, mut host) = pair();
+    host.write_all(&preamble(1)).await.unwrap();
+    let mut stream = accept(&port).await.unwrap();
+    read_exact(&mut host, PREAMBLE_LEN).await;
+    host.write_all(&preamble(2)).await.unwrap();
+    read_exact(&mut stream, PREAMBLE_LEN).await;
+    drop(stream);
+    port.forget_rescued();
+    assert!(timeout(SHORT, port.accept()).await.is_err());
+    host.write_all(&preamble(3)).await.unwrap();
+    accept(&port).await.unwrap();
+    assert_eq!(read_exact(&mut host, PREAMBLE_LEN).await, preamble(3));
+}
+
+#[tokio::test]
+async fn without_a_host_it_waits() {
+    let (port, mut host) = pair();
+    host.write_all(&preamble(1)).await.unwrap();
+    let mut stream = accept(&port).await.unwrap();
+    read_exact(&mut host, PREAMBLE_LEN).await;
+    drop(host);
+    let mut rest = Vec::new();
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    ended.unwrap().unwrap();
+    assert!(rest.is_empty());
+    stream.write_all(b"x").await.unwrap();
+    timeout(PATIENCE, stream.flush())
+        .await
+        .unwrap()
+        .unwrap_err();
+    drop(stream);
+    assert!(timeout(SHORT, port.accept()).await.is_err());
+}
