@@ -51,7 +51,7 @@ pub(crate) fn bench(context: &Context, args: &BenchArgs) -> Outcome {
         .hint("stop it first, or choose another --state-dir"));
     };
     context.state.remove_running()?;
-    provision::provision(context, &settings)?;
+    let _provisioned = provision::provision(context, &settings)?;
     let mut context = context.clone();
     // A line for each sandbox would be most of what there is to read.
     context.log.get_or_insert_with(|| "warn".to_owned());

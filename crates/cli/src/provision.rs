@@ -13,18 +13,34 @@ use crate::commands;
 use crate::config::Settings;
 use crate::context::Context;
 use crate::failure::Outcome;
+use crate::output;
+use crate::state::PrepareLock;
 
 /// A step that takes less is not worth a word.
 const QUIET_FOR: Duration = Duration::from_millis(300);
 
+/// A machine on which a node can start. As long as this is kept, nobody else
+/// starts one or gets in its way.
+#[derive(Debug)]
+pub(crate) struct Provisioned {
+    pub(crate) artefacts: Artefacts,
+    _lock: PrepareLock,
+}
+
 /// Makes what is missing, with progress on standard error. Does nothing and
 /// takes no time when everything is there.
-pub(crate) fn provision(context: &Context, settings: &Settings) -> Outcome<Artefacts> {
+pub(crate) fn provision(context: &Context, settings: &Settings) -> Outcome<Provisioned> {
     let progress = for_terminal();
     let options = SetupOptions::new(context.state.root());
     let artefacts = tombolo_setup::ensure(&options, &*progress)?;
+    let lock = PrepareLock::wait(&context.state, || {
+        output::tell("waiting for another command that prepares this machine ...");
+    })?;
     commands::block_on(prepare(context, settings, &*progress))?;
-    Ok(artefacts)
+    Ok(Provisioned {
+        artefacts,
+        _lock: lock,
+    })
 }
 
 async fn prepare(context: &Context, settings: &Settings, progress: &dyn Progress) -> Outcome {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 /// The longest path of a unix socket that Linux takes.
@@ -79,6 +80,10 @@ impl StateDir {
 
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.run_dir().join("up.lock")
+    }
+
+    fn prepare_lock_file(&self) -> PathBuf {
+        self.run_dir().join("prepare.lock")
     }
 
     /// What a `tombolo up` without a terminal says.
@@ -218,17 +223,45 @@ pub(crate) struct UpLock {
 impl UpLock {
     /// Takes the lock; nothing if another holds it.
     pub(crate) fn take(state: &StateDir) -> Result<Option<Self>, StateError> {
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(state.lock_file())?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(StateError::Io(error.into())),
+        let file = open_lock(&state.lock_file())?;
+        Ok(try_lock(&file)?.then_some(Self { _file: file }))
+    }
+}
+
+/// The right to prepare machines or to start the node that prepares them,
+/// which only one at a time can.
+#[derive(Debug)]
+pub(crate) struct PrepareLock {
+    _file: fs::File,
+}
+
+impl PrepareLock {
+    /// Waits for the lock; `on_wait` is called if that takes any time.
+    pub(crate) fn wait(state: &StateDir, on_wait: impl FnOnce()) -> Result<Self, StateError> {
+        fs::create_dir_all(state.run_dir())?;
+        let file = open_lock(&state.prepare_lock_file())?;
+        if !try_lock(&file)? {
+            on_wait();
+            flock(&file, FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
         }
+        Ok(Self { _file: file })
+    }
+}
+
+fn open_lock(path: &Path) -> Result<fs::File, std::io::Error> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+fn try_lock(file: &fs::File) -> Result<bool, StateError> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(StateError::Io(error.into())),
     }
 }
 
@@ -246,6 +279,22 @@ mod tests {
         assert!(UpLock::take(&state).unwrap().is_none());
         drop(first);
         assert!(UpLock::take(&state).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_prepares_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::new(directory.path().to_owned());
+        let first = PrepareLock::wait(&state, || panic!("nobody else is there")).unwrap();
+        let (waits, is_waiting) = std::sync::mpsc::channel();
+        let other = std::thread::spawn({
+            let state = state.clone();
+            move || PrepareLock::wait(&state, || waits.send(()).unwrap()).map(drop)
+        });
+        is_waiting.recv().unwrap();
+        assert!(!other.is_finished());
+        drop(first);
+        other.join().unwrap().unwrap();
     }
 
     #[test]

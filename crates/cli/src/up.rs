@@ -28,8 +28,9 @@ use crate::commands::block_on;
 use crate::config::Settings;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::provision::{self, Provisioned};
 use crate::state::UpLock;
-use crate::{local, output, provision};
+use crate::{local, output};
 pub(crate) use background::ensure_running;
 pub(crate) use fleet::{Fleet, Pids};
 pub(crate) use tokens::ensure_default;
@@ -57,8 +58,8 @@ pub(crate) fn up(context: &Context, args: &UpArgs) -> Outcome {
     };
     block_on(orphans::outlast(context))?;
     context.state.remove_running()?;
-    provision::provision(context, &settings)?;
-    block_on(supervise(context, &settings, args))
+    let provisioned = provision::provision(context, &settings)?;
+    block_on(supervise(context, &settings, args, provisioned))
 }
 
 fn state_failure(error: crate::state::StateError) -> Failure {
@@ -101,7 +102,12 @@ struct Announcement {
     isolation: String,
 }
 
-async fn supervise(context: &Context, settings: &Settings, args: &UpArgs) -> Outcome {
+async fn supervise(
+    context: &Context,
+    settings: &Settings,
+    args: &UpArgs,
+    provisioned: Provisioned,
+) -> Outcome {
     // Listened for before anything starts, so that an early interrupt is not
     // the end of this process alone.
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -116,6 +122,7 @@ async fn supervise(context: &Context, settings: &Settings, args: &UpArgs) -> Out
         fleet = Fleet::start(context, settings) => fleet?,
         () = &mut stopped => return Ok(()),
     };
+    drop(provisioned);
     let served = tokio::select! {
         served = serve(context, args, &mut fleet) => served,
         () = &mut stopped => Ok(()),

@@ -2,21 +2,25 @@
 
 use std::time::Duration;
 
-use tombolo_node::{IsolationChoice, NodeConfig};
+use tombolo_node::{IsolationChoice, NodeConfig, NodeError};
 
 use super::NodeLaunch;
 use crate::config::{Isolation, Settings};
 use crate::failure::Outcome;
 use crate::state::StateDir;
 
-/// Probes the machine and makes the default template, if that is not done.
+/// Probes the machine and makes the default template, if that is not done. A
+/// node that runs already has done it.
 pub(crate) async fn prepare(
     state: &StateDir,
     settings: &Settings,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Outcome {
     let config = config(NodeLaunch::new(state, settings));
-    Ok(tombolo_node::prepare(&config, progress).await?)
+    match tombolo_node::prepare(&config, progress).await {
+        Ok(()) | Err(NodeError::Busy { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Boots the default machine without a template and says how long it took.

@@ -8,9 +8,9 @@ use crate::{output, provision};
 pub(super) fn setup(context: &Context, args: &SetupArgs) -> Outcome {
     let settings = context.settings(&args.settings.flags())?;
     crate::context::require_root("set-up")?;
-    let artefacts = provision::provision(context, &settings)?;
+    let provisioned = provision::provision(context, &settings)?;
     if args.json {
-        return output::json(&artefacts);
+        return output::json(&provisioned.artefacts);
     }
     output::tell(&format!(
         "everything is there, under {}",

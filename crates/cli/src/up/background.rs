@@ -46,7 +46,11 @@ pub(crate) fn ensure_running(
         .prepare(settings.run_as)
         .map_err(super::state_failure)?;
     // Here rather than in the background, where nobody would see it happen.
-    provision::provision(context, &settings)?;
+    drop(provision::provision(context, &settings)?);
+    // Meanwhile another may have started one.
+    if let Some((_, client)) = block_on(local::running(context))? {
+        return Ok(client);
+    }
     let started = start(context, &settings, &flags)?;
     block_on(wait(context, started))
 }
