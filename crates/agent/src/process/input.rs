@@ -10,6 +10,7 @@ use tombolo_sys::guest::readiness::Readiness;
 use tonic::{Status, Streaming};
 
 use super::Processes;
+use super::output::widen;
 use crate::fault::CallError;
 
 /// The agent's end of a standard input. Does not block.
@@ -75,6 +76,7 @@ impl StdinPipe {
 
     fn register(&mut self) -> Result<(), Errno> {
         if let Some(fd) = self.fd.take() {
+            widen(&fd);
             self.registered = Some(Readiness::new(fd).map_err(|error| errno_of(&error))?);
         }
         Ok(())

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::Notify;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_sys::guest::readiness::Readiness;
@@ -22,6 +23,8 @@ use crate::fault::{CallError, Cause, at};
 const REPLAY_LEN_MAX: usize = 1024 * 1024;
 /// Bytes kept of all streams together.
 const REPLAYS_LEN_MAX: usize = 16 * 1024 * 1024;
+/// Room in a pipe that carries much.
+const ROOMY_PIPE_LEN: usize = 256 * 1024;
 /// What keeping a chunk costs besides its bytes.
 const CHUNK_OVERHEAD: usize = 128;
 
@@ -55,6 +58,8 @@ struct State {
     replay: Replay,
     /// Which reader has the stream; each new one takes it from the last.
     reader: u64,
+    /// Whether the pipe has been widened.
+    roomy: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl Output {
                 source: Source::Fresh(pipe),
                 replay: Replay::new(budget),
                 reader: 0,
+                roomy: false,
             }),
             changed: Notify::new(),
         }
@@ -125,7 +131,13 @@ impl State {
             Source::Ended => return Ok(Read::End),
         };
         match self.replay.read_from(fd) {
-            Ok(Some(chunk)) => Ok(Read::Chunk(chunk)),
+            Ok(Some(chunk)) => {
+                if chunk.len() == CHUNK_LEN_MAX && !self.roomy {
+                    self.roomy = true;
+                    widen(fd);
+                }
+                Ok(Read::Chunk(chunk))
+            }
             // A terminal without a program on it answers with an error.
             Ok(None) | Err(Errno::IO) => {
                 self.source = Source::Ended;
@@ -218,6 +230,12 @@ impl Stream {
             Self::Stderr => process.streams.stderr.as_ref(),
         }
     }
+}
+
+/// Gives a pipe that fills up more room: its two ends then take turns less
+/// often. A terminal, or a guest that has no more, stays as it is.
+pub(super) fn widen(pipe: &OwnedFd) {
+    fcntl_setpipe_size(pipe, ROOMY_PIPE_LEN).unwrap_or_default();
 }
 
 /// The last bytes of a stream that were handed out, and the count of all.
