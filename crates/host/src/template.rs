@@ -41,6 +41,8 @@ const CONSOLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the agent is given to notice that the host hung up.
 const HANG_UP_SETTLE: Duration = Duration::from_secs(1);
 const SAVE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Locked while a template is being made.
+const LOCK_FILE: &str = "build.lock";
 const STATE_FILE: &str = "state";
 const EMPTY_DISK_FILE: &str = "empty.qcow2";
 /// Its presence says that a template is whole; its time says when it was used.
@@ -205,6 +207,9 @@ impl Templates {
             let Some(id) = name.to_str().and_then(|name| name.strip_prefix("build-")) else {
                 continue;
             };
+            if is_under_way(&entry.path()) {
+                continue;
+            }
             vm::reap_name(id).await?;
             fs_err::remove_dir_all(entry.path())?;
         }
@@ -237,6 +242,8 @@ struct Build<'a> {
     id: VmId,
     dir: PathBuf,
     uid: u32,
+    /// Held until this process has done with the build, or has died.
+    _lock: std::fs::File,
     running: parking_lot::Mutex<Option<Running>>,
     /// QEMU gives each part of the console once.
     console_text: parking_lot::Mutex<String>,
@@ -254,7 +261,10 @@ impl<'a> Build<'a> {
         let uid = random_uid()?;
         fs_err::create_dir(&dir)?;
         give(&dir, uid, 0o755)?;
+        let lock = std::fs::File::create(dir.join(LOCK_FILE))?;
+        lock.lock()?;
         Ok(Self {
+            _lock: lock,
             templates,
             shape,
             id,
@@ -481,6 +491,12 @@ async fn save(monitor: &mut Monitor) -> Result<(), MonitorError> {
         .save_to(&format!("{JAIL_SANDBOX}/{STATE_FILE}"))
         .await?;
     monitor.quit().await
+}
+
+/// Whether some process, of this node or another, still works on a build.
+fn is_under_way(dir: &Path) -> bool {
+    let lock = std::fs::File::open(dir.join(LOCK_FILE));
+    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn processor_model() -> String {
