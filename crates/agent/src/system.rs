@@ -1,9 +1,11 @@
 //! What a guest is and how it fares: its identity after a restore, its warm-up
 //! before one, its usage.
 
-use std::io::Write;
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags, fstat, ftruncate, open};
+use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use tokio::time::timeout;
 use tombolo_guest_proto::v1::{PersonalizeRequest, PrewarmRequest, SpawnRequest, UsageReply};
@@ -21,6 +23,12 @@ const PREWARM_COMMAND_MAX: Duration = Duration::from_mins(2);
 /// The unit of times in `/proc/stat`, which Linux fixes for programs.
 const NANOS_PER_TICK: u64 = 10_000_000;
 const HOSTS_FILE: &str = "/etc/hosts";
+const HOSTNAME_FILE: &str = "/etc/hostname";
+const MACHINE_ID_FILE: &str = "/etc/machine-id";
+/// What a machine is called before it has an identity.
+const NO_NAME: &str = "sandbox";
+const NO_MACHINE_ID: &str = "00000000000000000000000000000000";
+const NAMES_LEN_MAX: usize = 64 * 1024;
 /// Marks the line of `/etc/hosts` that is ours.
 const HOSTS_ADDRESS: &str = "127.0.1.1";
 
@@ -85,16 +93,53 @@ pub(crate) fn timespec(nanos: i64) -> Timespec {
 fn name_machine(request: &PersonalizeRequest) -> Result<(), CallError> {
     let name = &request.hostname;
     rustix::system::sethostname(name.as_bytes()).map_err(at("personalize", "the host name"))?;
-    write_file("/etc/hostname", &format!("{name}\n"))?;
-    write_file("/etc/machine-id", &format!("{}\n", request.machine_id))?;
-    let hosts = fs_err::read_to_string(HOSTS_FILE).unwrap_or_default();
-    write_file(HOSTS_FILE, &hosts_with(&hosts, name))
+    write_names(name, &request.machine_id);
+    Ok(())
 }
 
-fn write_file(path: &'static str, content: &str) -> Result<(), CallError> {
-    let mut file = fs_err::File::create(path).map_err(at("personalize", path))?;
-    file.write_all(content.as_bytes())
-        .map_err(at("personalize", path))
+/// Writes what programs read a machine's name from. Whoever is root in the
+/// guest may have put anything in these places, which must not hinder the rest.
+fn write_names(hostname: &str, machine_id: &str) {
+    let hosts = read_small(HOSTS_FILE).map(|hosts| hosts_with(&hosts, hostname));
+    let contents = [
+        (HOSTNAME_FILE, Ok(format!("{hostname}\n"))),
+        (MACHINE_ID_FILE, Ok(format!("{machine_id}\n"))),
+        (HOSTS_FILE, hosts),
+    ];
+    for (path, content) in contents {
+        let written = content.and_then(|content| write_small(path, &content));
+        if let Err(errno) = written {
+            log!("cannot write {path}: {errno}");
+        }
+    }
+}
+
+/// Reads a file that should be small, without waiting for anybody.
+fn read_small(path: &str) -> Result<String, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(String::new()),
+        file => file?,
+    };
+    let mut bytes = Vec::with_capacity(NAMES_LEN_MAX + 1);
+    rustix::io::read(&file, spare_capacity(&mut bytes))?;
+    if bytes.len() > NAMES_LEN_MAX {
+        return Err(Errno::FBIG);
+    }
+    String::from_utf8(bytes).map_err(|_not_text| Errno::ILSEQ)
+}
+
+/// Writes over a small file. Emptied first, it would be written to the disk
+/// right away, and a restored guest would wait for that.
+fn write_small(path: &str, content: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::from(0o644))?;
+    let written = rustix::io::write(&file, content.as_bytes())?;
+    let size = u64::try_from(fstat(&file)?.st_size).unwrap_or_default();
+    if size != written as u64 {
+        ftruncate(&file, written as u64)?;
+    }
+    Ok(())
 }
 
 /// `hosts` with exactly one line that names this machine.
@@ -134,6 +179,10 @@ pub(crate) async fn prewarm(agent: &Agent, request: PrewarmRequest) -> Result<()
         }
     }
     if request.settle {
+        if agent.owns_system {
+            // The files are then at hand when a restored guest gets its own.
+            write_names(NO_NAME, NO_MACHINE_ID);
+        }
         blocking(|| {
             rustix::fs::sync();
             Ok(())
