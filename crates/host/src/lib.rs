@@ -11,6 +11,7 @@ mod engine;
 mod launch;
 mod monitor;
 mod probe;
+mod processor;
 mod qemu;
 mod short_path;
 mod template;

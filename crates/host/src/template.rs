@@ -11,6 +11,7 @@ use crate::artefacts::Artefacts;
 use crate::cgroup::Cgroup;
 use crate::launch::{Launch, StartVmError, boot_paths, give, random_uid, read_output};
 use crate::monitor::{Monitor, MonitorError};
+use crate::processor;
 use crate::qemu::{
     self, Isolation, JAIL_IMAGE, JAIL_SANDBOX, JAIL_TEMPLATE, QEMU_IMG_PROGRAM, Shape, Start,
 };
@@ -140,7 +141,7 @@ impl Templates {
         hash.update(self.artefacts.key.as_bytes());
         hash.update(format!("{arguments:?}{PREWARM_COMMANDS:?}").as_bytes());
         // A saved processor is only restored onto the same kind.
-        hash.update(processor_model().as_bytes());
+        hash.update(processor::model().as_bytes());
         let digest = hash.finalize();
         let mut key = format!("{}-{}-", shape.isolation().as_str(), shape.memory_mib);
         for byte in digest.iter().take(8) {
@@ -497,16 +498,4 @@ async fn save(monitor: &mut Monitor) -> Result<(), MonitorError> {
 fn is_under_way(dir: &Path) -> bool {
     let lock = std::fs::File::open(dir.join(LOCK_FILE));
     lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
-}
-
-fn processor_model() -> String {
-    let text = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let wanted = ["model name", "model\t", "stepping", "flags"];
-    let mut lines: Vec<&str> = text
-        .lines()
-        .filter(|line| wanted.iter().any(|name| line.starts_with(name)))
-        .collect();
-    lines.sort_unstable();
-    lines.dedup();
-    lines.join("\n")
 }
