@@ -1,7 +1,6 @@
 //! Templates: VMs that were booted once and saved, so that a sandbox is a
-//! restore and not a boot. A template is a directory with the memory file, the
-//! device state, the disk layer written during the boot, and an empty layer on
-//! top of it that each sandbox gets a copy of.
+//! restore and not a boot. A template is a directory: memory, device state, the
+//! disk layer of the boot, and an empty layer for each sandbox to copy.
 //!
 //! The directory's name is the hash of everything that must agree between the
 //! machine that was saved and one that is restored.
