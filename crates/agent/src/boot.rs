@@ -76,6 +76,8 @@ pub(crate) fn boot() -> Result<(), BootError> {
     })?;
     switch_root().map_err(BootError::SwitchRoot)?;
     mounts::mount_late()?;
+    rustix::system::sethostname(crate::system::NO_NAME.as_bytes())
+        .unwrap_or_else(|errno| crate::log::log!("cannot name the machine: {errno}"));
     limits::set_system_limits();
     limits::protect_agent();
     if let Err(error) = tombolo_sys::guest::network::bring_up("lo") {

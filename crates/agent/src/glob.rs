@@ -16,10 +16,10 @@ use tombolo_guest_proto::BATCH_ENTRIES_MAX;
 use tombolo_guest_proto::v1::{ExpandGlobRequest, WalkEntry, WalkEntryBatch};
 use tonic::Status;
 
-use crate::fault::CallError;
+use crate::fault::{CallError, Cause};
 use crate::files::Files;
 use crate::jspath::{join_globs, resolve};
-use crate::pattern::{Pattern, Text, bad_regex};
+use crate::pattern::{PATTERNS_MAX, Pattern, Text, bad_regex};
 use crate::walk::{Found, Step, Turns, WalkOptions, Walker, entry_of};
 use syntax::{Syntax, is_glob, segments_of, unescape};
 
@@ -36,6 +36,10 @@ pub(crate) async fn expand_glob(
     request: ExpandGlobRequest,
 ) -> Result<impl Stream<Item = Result<WalkEntryBatch, Status>> + use<>, Status> {
     let texts = [&request.glob, &request.root];
+    if request.exclude.len() > PATTERNS_MAX {
+        let cause = Cause::InvalidArgument("too many patterns");
+        return Err(CallError::new(OPERATION, "", cause).into());
+    }
     for text in texts.into_iter().chain(&request.exclude) {
         files.resolve(OPERATION, text)?;
     }

@@ -26,7 +26,7 @@ const HOSTS_FILE: &str = "/etc/hosts";
 const HOSTNAME_FILE: &str = "/etc/hostname";
 const MACHINE_ID_FILE: &str = "/etc/machine-id";
 /// What a machine is called before it has an identity.
-const NO_NAME: &str = "sandbox";
+pub(crate) const NO_NAME: &str = "sandbox";
 const NO_MACHINE_ID: &str = "00000000000000000000000000000000";
 const NAMES_LEN_MAX: usize = 64 * 1024;
 /// Marks the line of `/etc/hosts` that is ours.

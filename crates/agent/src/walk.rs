@@ -110,10 +110,6 @@ pub(crate) struct WalkOptions {
 
 impl WalkOptions {
     fn compile(request: &WalkRequest, home: PathBuf) -> Result<Self, CallError> {
-        let compile = |regexes: &[_]| {
-            let patterns = regexes.iter().map(|regex| Pattern::compile("walk", regex));
-            patterns.collect::<Result<Vec<_>, _>>()
-        };
         let with_dot = |ext: &String| {
             if ext.starts_with('.') {
                 ext.clone()
@@ -122,7 +118,7 @@ impl WalkOptions {
             }
         };
         let exts: Vec<String> = request.exts.iter().map(with_dot).collect();
-        let matching = compile(&request.r#match)?;
+        let matching = Pattern::compile_all("walk", &request.r#match)?;
         Ok(Self {
             home,
             operation: "walk",
@@ -134,7 +130,7 @@ impl WalkOptions {
             canonicalize: request.canonicalize,
             exts: request.has_exts.then_some(exts),
             matching: request.has_match.then_some(matching),
-            skip: compile(&request.skip)?.into(),
+            skip: Pattern::compile_all("walk", &request.skip)?.into(),
         })
     }
 

@@ -21,6 +21,7 @@ use tombolo_sys::guest::spawn::{
 use super::{Output, Process, ProcessStreams, Processes, ReplayBudget, StdinPipe, winsize};
 use crate::environment::{Environment, Inherit, ProcessEnvironment};
 use crate::fault::{CallError, Cause, at};
+use crate::log::log;
 
 /// Where programs are looked for when the environment has no `PATH`.
 const FALLBACK_PATH: &str = "/bin:/usr/bin";
@@ -129,8 +130,7 @@ impl Spawner {
             oom_score: self.oom_score,
             open_files_max: self.open_files_max,
         };
-        let Started { pid, report } =
-            tombolo_sys::guest::spawn::spawn(&program).map_err(at("spawn", &request.command))?;
+        let Started { pid, report } = start(&program).map_err(at("spawn", &request.command))?;
         let process = processes.insert(pid, &request.command, ends.ours);
         drop((ends.child_stdin, ends.child_stdout, ends.child_stderr));
         let unfinished = Unfinished {
@@ -291,6 +291,23 @@ impl Drop for Unfinished<'_> {
             // It may end by itself at this moment, which is as good.
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
+    }
+}
+
+/// Starts the program where it belongs. Root of the guest can close a control
+/// group to new members, or remove it, and then programs start outside.
+fn start(program: &Program<'_>) -> std::io::Result<Started> {
+    let started = tombolo_sys::guest::spawn::spawn(program);
+    let errno = started.as_ref().err().and_then(Errno::from_io_error);
+    match errno {
+        Some(Errno::BUSY | Errno::NODEV | Errno::OPNOTSUPP) if program.cgroup.is_some() => {
+            log!("the control group takes no programs");
+            tombolo_sys::guest::spawn::spawn(&Program {
+                cgroup: None,
+                ..*program
+            })
+        }
+        _ => started,
     }
 }
 

@@ -52,7 +52,17 @@ async fn bad_expressions_are_named() {
     let deep = "(".repeat(5000) + &")".repeat(5000);
     let classes = "[".repeat(5000);
     let long = "a".repeat(100_000);
-    let cases = ["(", "[", "a{2,1}", "\\k<x>(?<y>)", &deep, &classes, &long];
+    let many = "a|".repeat(7000);
+    let cases = [
+        "(",
+        "[",
+        "a{2,1}",
+        "\\k<x>(?<y>)",
+        &deep,
+        &classes,
+        &long,
+        &many,
+    ];
     for source in cases {
         let error = failure(walk(&guest, matching(source, "")).await);
         assert_eq!(error.kind, "bad_regex", "{source:.20}");
@@ -62,6 +72,25 @@ async fn bad_expressions_are_named() {
         assert_eq!(error.kind, "bad_regex", "{flags}");
     }
     still_answers(&guest).await;
+}
+
+#[tokio::test]
+async fn lists_of_patterns_have_a_bound() {
+    let guest = Guest::start().await;
+    guest.sh("mkdir d").await;
+    for (count, accepted) in [(256, true), (257, false)] {
+        let mut request = matching("d", "");
+        request.r#match = vec![request.r#match[0].clone(); count];
+        let walked = walk(&guest, request).await;
+        assert_eq!(walked.is_ok(), accepted, "{count}");
+        let request = ExpandGlobRequest {
+            glob: "*".into(),
+            exclude: vec!["x".to_owned(); count],
+            ..ExpandGlobRequest::default()
+        };
+        let expanded = guest.client.clone().expand_glob(request).await;
+        assert_eq!(expanded.is_ok(), accepted, "{count}");
+    }
 }
 
 #[tokio::test]

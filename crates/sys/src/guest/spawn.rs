@@ -25,7 +25,7 @@ const SHELL: &CStr = c"/bin/sh";
 const OOM_SCORE_FILE: &CStr = c"/proc/self/oom_score_adj";
 
 /// What to start, and around it what the child must be before it runs.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Program<'a> {
     /// Paths to try in order, as the search along `PATH` does.
     pub paths: &'a [CString],
