@@ -14,7 +14,7 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("ids", &[]),
     ("diag", &[]),
     ("proc", &[]),
@@ -25,6 +25,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("lifecycle", &["ids"]),
     ("setup", &["ids", "proc", "sys"]),
     ("host", &["guest-proto", "ids", "proc", "sys"]),
+    ("net", &["ids", "proc", "sys"]),
     (
         "server",
         &[
