@@ -9,6 +9,6 @@ mod report;
 pub use exit::ExitCode;
 pub use limited::{LogLimit, LogPermit};
 pub use logging::{LogFormat, LogSetupError, init_logging};
-pub use report::{Hinted, Report, WithHint};
+pub use report::{Hinted, Report, WithHint, in_one_line};
 #[doc(hidden)]
 pub use tracing;

@@ -104,6 +104,25 @@ impl fmt::Display for Report<'_> {
     }
 }
 
+/// An error and its causes in one line, for logs and for words that are kept.
+#[must_use]
+pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut line = said.clone();
+    let mut next = error.source();
+    for _ in 0..CAUSES_MAX {
+        let Some(cause) = next else { break };
+        let text = cause.to_string();
+        if text != said {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        said = text;
+        next = cause.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +138,12 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("file is busy")]
     struct Inner;
+
+    #[test]
+    fn one_line_says_each_cause_once() {
+        let line = in_one_line(&Outer(Middle(Inner)));
+        assert_eq!(line, "could not start: file is busy");
+    }
 
     #[test]
     fn each_cause_is_said_once_and_hints_come_last() {

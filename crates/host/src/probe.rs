@@ -8,6 +8,7 @@ use crate::qemu::{Isolation, Shape};
 use crate::template::{BuildTemplateError, Templates};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use tombolo_diag::in_one_line;
 
 const KVM_DEVICE: &str = "/dev/kvm";
 
@@ -32,6 +33,9 @@ pub enum ProbeError {
         /// What was found.
         reason: String,
     },
+    /// KVM could not be tried, for a reason that is not KVM's.
+    #[error("cannot try whether KVM works here")]
+    Try(#[source] Box<BuildTemplateError>),
     /// The answer could not be kept.
     #[error("cannot keep the answer of the KVM probe")]
     Keep(#[from] std::io::Error),
@@ -67,7 +71,7 @@ pub(crate) async fn settle(
     let found = if let Some(found) = remembered(state_dir, &templates.artefacts) {
         found
     } else {
-        let (isolation, reason) = probe(templates, shape).await;
+        let (isolation, reason) = probe(templates, shape).await?;
         let found = verdict(isolation, reason);
         remember(state_dir, &found)?;
         found
@@ -81,13 +85,13 @@ pub(crate) async fn settle(
 }
 
 /// Boots the template of this shape on KVM, unless that is out of the question.
-async fn probe(templates: &Templates, shape: Shape) -> (Isolation, String) {
+async fn probe(templates: &Templates, shape: Shape) -> Result<(Isolation, String), ProbeError> {
     let device = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open(KVM_DEVICE);
     if let Err(error) = device {
-        return (Isolation::Emulated, format!("{KVM_DEVICE}: {error}"));
+        return Ok((Isolation::Emulated, format!("{KVM_DEVICE}: {error}")));
     }
     tracing::info!("trying whether this host's KVM can run the guest");
     let shape = Shape {
@@ -95,22 +99,29 @@ async fn probe(templates: &Templates, shape: Shape) -> (Isolation, String) {
         ..shape
     };
     if templates.find(shape).is_some() {
-        return (Isolation::Kvm, "a template was made on KVM".to_owned());
+        return Ok((Isolation::Kvm, "a template was made on KVM".to_owned()));
     }
-    match templates.build(shape).await {
-        Ok(_) => (Isolation::Kvm, "the guest boots on KVM".to_owned()),
-        Err(error) => {
-            tracing::debug!(%error, "the guest did not boot on KVM");
-            let reason = match error {
-                BuildTemplateError::NoAgent { seconds, .. } => format!(
-                    "{KVM_DEVICE} opens, but the guest did not boot on it within {seconds} s"
-                ),
-                error => format!("{KVM_DEVICE} opens, but the guest does not run on it: {error}"),
-            };
-            tracing::warn!(%reason, "KVM does not run the guest; VMs will be emulated");
-            (Isolation::Emulated, reason)
+    let Err(error) = templates.build(shape).await else {
+        return Ok((Isolation::Kvm, "the guest boots on KVM".to_owned()));
+    };
+    let reason = match &error {
+        BuildTemplateError::NoAgent { seconds, .. } => {
+            format!("{KVM_DEVICE} opens, but the guest did not boot on it within {seconds} s")
         }
-    }
+        // The guest's doing, or that of the KVM below it.
+        BuildTemplateError::Ended { .. }
+        | BuildTemplateError::Agent(_)
+        | BuildTemplateError::Channel(_)
+        | BuildTemplateError::Slow(_)
+        | BuildTemplateError::Save(_) => format!(
+            "{KVM_DEVICE} opens, but the guest does not run on it: {}",
+            in_one_line(&error)
+        ),
+        // Says nothing about KVM, and emulation would meet it as well.
+        _ => return Err(ProbeError::Try(Box::new(error))),
+    };
+    tracing::warn!(%reason, "KVM does not run the guest; VMs will be emulated");
+    Ok((Isolation::Emulated, reason))
 }
 
 fn found_with(artefacts: &Artefacts) -> String {

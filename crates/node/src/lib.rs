@@ -12,6 +12,7 @@
 //! adopts them.
 
 mod config;
+mod identity;
 mod passthrough;
 mod pool;
 mod run;

@@ -1,21 +1,30 @@
 //! Restored machines that wait to be claimed, so that creating a sandbox of
 //! the usual size costs a hand-over and not a restore.
 
+use crate::identity::{self, GiveIdentityError};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tombolo_diag::in_one_line;
 use tombolo_guest_proto::v1::PrewarmRequest;
 use tombolo_guest_proto::v1::agent_client::AgentClient;
 use tombolo_host::{Engine, Isolation, LaunchError, Machine};
 
 /// How long the pool waits after a machine could not be made.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// Starts at a time for each processor of this host. More would only take the
+/// processors from each other, and all would be late.
+const STARTS_PER_PROCESSOR: usize = 2;
 /// Run once in an emulated machine that waits, so that the emulator has
 /// translated what every process start goes through.
 const WARM_COMMAND: &str = "true";
+const WARM_TIMEOUT: Duration = Duration::from_mins(1);
+/// What a machine is called while it waits.
+const WAITING_NAME: &str = "sandbox";
 
 pub(crate) struct Pool<E: Engine> {
     engine: Arc<E>,
@@ -25,10 +34,30 @@ pub(crate) struct Pool<E: Engine> {
     changed: Notify,
     /// Bounds how many machines are started at a time, here and on demand.
     starts: Semaphore,
+    /// How many callers are waiting for their sandbox now.
+    creates: watch::Sender<usize>,
+    /// With this many callers waiting, filling the pool would be at their cost.
+    creates_busy: usize,
+}
+
+/// Held while a sandbox is being made.
+pub(crate) struct Turn<'a> {
+    permit: Option<SemaphorePermit<'a>>,
+    creates: &'a watch::Sender<usize>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Lets the next caller start before the pool hears of it.
+        self.permit.take();
+        self.creates.send_modify(|count| *count -= 1);
+    }
 }
 
 impl<E: Engine> Pool<E> {
-    pub(crate) fn new(engine: Arc<E>, memory_mib: u32, target: usize, starts_max: usize) -> Self {
+    /// A pool that is to hold `target` machines of one size, on a host of
+    /// `processors`.
+    pub(crate) fn new(engine: Arc<E>, memory_mib: u32, target: usize, processors: usize) -> Self {
         let memory_mib = engine.granted_memory_mib(memory_mib);
         Self {
             engine,
@@ -36,7 +65,9 @@ impl<E: Engine> Pool<E> {
             target,
             ready: Mutex::default(),
             changed: Notify::new(),
-            starts: Semaphore::new(starts_max),
+            starts: Semaphore::new(STARTS_PER_PROCESSOR * processors),
+            creates: watch::Sender::default(),
+            creates_busy: (processors / 2).max(1),
         }
     }
 
@@ -60,15 +91,27 @@ impl<E: Engine> Pool<E> {
         Ok((self.engine.launch(memory_mib).await?, false))
     }
 
-    /// To be held while a machine is started or given its identity: more at a
-    /// time would only take the processors from each other, and all would be
-    /// late. `None` never comes, since the semaphore is not closed.
-    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.starts.acquire().await.ok()
+    /// To be held from before a machine is claimed until it is a sandbox.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        self.creates.send_modify(|count| *count += 1);
+        let mut turn = Turn {
+            permit: None,
+            creates: &self.creates,
+        };
+        // Fails only for a closed semaphore, and nobody closes this one.
+        turn.permit = self.starts.acquire().await.ok();
+        turn
     }
 
     async fn launch_waiting(&self) -> Result<E::Machine, LaunchError> {
-        let _turn = self.turn().await;
+        // Callers go first. While there are always some, the pool stays empty,
+        // and what would fill it makes their sandboxes.
+        let mut creates = self.creates.subscribe();
+        creates
+            .wait_for(|&count| count < self.creates_busy)
+            .await
+            .ok();
+        let _permit = self.starts.acquire().await;
         let machine = self.engine.launch(self.memory_mib).await?;
         self.warm(&machine).await;
         Ok(machine)
@@ -124,9 +167,23 @@ impl<E: Engine> Pool<E> {
             shell_commands: vec![WARM_COMMAND.to_owned()],
             settle: false,
         };
+        let mut agent = AgentClient::new(machine.agent());
+        let warmed = async {
+            agent
+                .prewarm(request)
+                .await
+                .map_err(|status| GiveIdentityError::Agent(Box::new(status)))?;
+            // What a claimed machine does first, it has then done before; the
+            // identity that counts is the one it is given when it is claimed.
+            identity::give(machine, WAITING_NAME, HashMap::new()).await
+        };
         // A machine that cannot do this shows it again when it is claimed.
-        if let Err(status) = AgentClient::new(machine.agent()).prewarm(request).await {
-            tracing::warn!(%status, "cannot warm a waiting machine");
+        match timeout(WARM_TIMEOUT, warmed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = in_one_line(&error), "cannot warm a waiting machine");
+            }
+            Err(_elapsed) => tracing::warn!("a waiting machine is slow to warm"),
         }
     }
 }

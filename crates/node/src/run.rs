@@ -7,6 +7,7 @@ use crate::sandboxes::Sandboxes;
 use crate::service::NodeService;
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,6 @@ use tombolo_node_proto::v1::node_server::NodeServer;
 
 /// Templates kept on disk; each is about as large as what its guest touched.
 const TEMPLATE_COUNT_MAX: usize = 8;
-/// Machines started at a time; more would only wait for the processors.
-const STARTS_MAX: usize = 4;
 /// Calls one connection may have under way: every process of a sandbox has a
 /// few that last as long as it does.
 const CONCURRENT_CALLS_MAX: u32 = 16_384;
@@ -81,11 +80,12 @@ pub async fn cold_boot(config: &NodeConfig) -> Result<Duration, NodeError> {
 pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeError> {
     let _lock = lock(&config)?;
     let engine = Arc::new(start_engine(&config).await?);
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let pool = Pool::new(
         Arc::clone(&engine),
         config.default_memory_mib,
         config.pool_size,
-        STARTS_MAX,
+        processors,
     );
     let sandboxes = Arc::new(Sandboxes::new(engine, pool, config.sandbox_limit));
     let adopted = sandboxes.adopt_all().await?;

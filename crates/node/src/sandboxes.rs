@@ -2,6 +2,7 @@
 //! given an identity of its own, recorded as the sandbox's, and handed to the
 //! task that owns it from then on.
 
+use crate::identity::{self, GiveIdentityError};
 use crate::pool::Pool;
 use crate::sandbox::{self, EndReason, Handle};
 use parking_lot::Mutex;
@@ -11,15 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
-use tombolo_guest_proto::v1::PersonalizeRequest;
-use tombolo_guest_proto::v1::agent_client::AgentClient;
 use tombolo_host::{AdoptError, Engine, LaunchError, Machine};
 use tombolo_ids::SandboxId;
 
 /// Ends that a watcher may be behind before it must start over.
 const ENDS_KEPT_MAX: usize = 1024;
 const PERSONALIZE_TIMEOUT: Duration = Duration::from_mins(1);
-const ENTROPY_LEN: usize = 64;
 
 /// What a new sandbox is to be.
 #[derive(Debug, Clone)]
@@ -48,10 +46,8 @@ pub(crate) enum CreateError {
     Launch(#[from] LaunchError),
     #[error("cannot record the sandbox")]
     Record(#[from] std::io::Error),
-    #[error("the host gives no random numbers")]
-    Random(#[from] getrandom::Error),
-    #[error("the guest did not take its identity")]
-    Personalize(#[from] Box<tonic::Status>),
+    #[error("cannot give the guest its identity")]
+    Identity(#[from] GiveIdentityError),
     #[error("the guest did not take its identity in time")]
     Slow(#[from] tokio::time::error::Elapsed),
 }
@@ -123,8 +119,11 @@ impl<E: Engine> Sandboxes<E> {
         };
         let _turn = self.pool.turn().await;
         let (mut machine, from_pool) = self.pool.claim(new.memory_mib).await?;
+        // Underscores are not allowed in host names (RFC 1123).
+        let name = new.id.as_str().replace('_', "-");
         let prepared = async {
-            timeout(PERSONALIZE_TIMEOUT, personalize(&machine, &new)).await??;
+            let given = identity::give(&machine, &name, new.env);
+            timeout(PERSONALIZE_TIMEOUT, given).await??;
             machine.set_owner(&new.id, new.deadline_unix_millis)?;
             Ok(())
         };
@@ -195,31 +194,4 @@ impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.slots.lock().remove(self.id);
     }
-}
-
-/// Makes a restored guest its own: two of one template must share no random
-/// stream, no clock and no name.
-async fn personalize<M: Machine>(machine: &M, new: &NewSandbox) -> Result<(), CreateError> {
-    let mut entropy = vec![0; ENTROPY_LEN];
-    getrandom::fill(&mut entropy)?;
-    let machine_id = format!(
-        "{:032x}",
-        u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?)
-    );
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    let request = PersonalizeRequest {
-        entropy: entropy.into(),
-        unix_time_nanos: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
-        // Underscores are not allowed in host names (RFC 1123).
-        hostname: new.id.as_str().replace('_', "-"),
-        machine_id,
-        env: new.env.clone(),
-    };
-    AgentClient::new(machine.agent())
-        .personalize(request)
-        .await
-        .map_err(Box::new)?;
-    Ok(())
 }

@@ -145,8 +145,7 @@ fn create_status(error: &CreateError) -> Status {
         CreateError::Full => Status::resource_exhausted(words),
         CreateError::Launch(_)
         | CreateError::Record(_)
-        | CreateError::Random(_)
-        | CreateError::Personalize(_)
+        | CreateError::Identity(_)
         | CreateError::Slow(_) => Status::internal(words),
     }
 }
