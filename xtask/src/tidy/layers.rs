@@ -14,15 +14,17 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("ids", &[]),
     ("diag", &[]),
     ("proc", &[]),
+    ("secret", &[]),
     ("sys", &[]),
     ("api", &["ids"]),
     ("guest-proto", &["ids"]),
     ("node-proto", &["ids"]),
     ("lifecycle", &["ids"]),
+    ("substitute", &["secret"]),
     ("policy", &[]),
     ("setup", &["ids", "proc", "sys"]),
     ("host", &["guest-proto", "ids", "proc", "sys"]),
@@ -63,7 +65,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
 ];
 
 /// What a crate must not reach by any path, ours or not, and why.
-const UNREACHABLE: [(&str, &[&str], &str); 6] = [
+const UNREACHABLE: [(&str, &[&str], &str); 8] = [
     (
         "server",
         &["sys", "host", "node", "setup"],
@@ -76,6 +78,16 @@ const UNREACHABLE: [(&str, &[&str], &str); 6] = [
     ),
     (
         "policy",
+        &["tokio", "hyper", "nix", "rustix", "rand", "axum", "tonic"],
+        "a core has no clock, no sockets and no chance in it",
+    ),
+    (
+        "secret",
+        &["tokio", "hyper", "nix", "rustix", "serde_json"],
+        "values pass through as few hands as can be",
+    ),
+    (
+        "substitute",
         &["tokio", "hyper", "nix", "rustix", "rand", "axum", "tonic"],
         "a core has no clock, no sockets and no chance in it",
     ),
