@@ -146,7 +146,12 @@ fn add_devices(add: &mut impl FnMut(&str, String)) {
          cache.no-flush=on"
             .to_owned(),
     );
-    add("-device", "virtio-blk-pci,drive=root".to_owned());
+    // When the host's disk is full the guest is told that its write failed. By
+    // default QEMU would stop the machine, and whoever waits for it would hang.
+    add(
+        "-device",
+        "virtio-blk-pci,drive=root,werror=report,rerror=report".to_owned(),
+    );
     add("-chardev", socket("agent", AGENT_SOCKET_DESCRIPTOR));
     add("-device", "virtio-serial-pci,max_ports=2".to_owned());
     add(

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tombolo_host::{AdoptError, Engine, LaunchError, Machine};
 use tombolo_ids::SandboxId;
 
@@ -42,6 +43,8 @@ pub(crate) enum CreateError {
     Exists,
     #[error("this node has as many sandboxes as it may")]
     Full,
+    #[error("the sandbox was ended before it had begun")]
+    Unwanted,
     #[error("cannot make a machine for the sandbox")]
     Launch(#[from] LaunchError),
     #[error("cannot record the sandbox")]
@@ -54,8 +57,17 @@ pub(crate) enum CreateError {
 
 /// A place in the table: taken before the sandbox is there.
 enum Slot {
-    Reserved,
+    Reserved(Beginning),
     Live(Handle),
+}
+
+/// A sandbox that is being made.
+#[derive(Debug, Clone, Default)]
+struct Beginning {
+    /// It is to end before it has begun.
+    unwanted: CancellationToken,
+    /// It has become a sandbox or nothing.
+    over: CancellationToken,
 }
 
 pub(crate) struct Sandboxes<E: Engine> {
@@ -80,7 +92,7 @@ impl<E: Engine> Sandboxes<E> {
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Handle> {
         match self.slots.lock().get(id)? {
             Slot::Live(handle) => Some(handle.clone()),
-            Slot::Reserved => None,
+            Slot::Reserved(_) => None,
         }
     }
 
@@ -88,7 +100,7 @@ impl<E: Engine> Sandboxes<E> {
         let slots = self.slots.lock();
         let live = slots.iter().filter_map(|(id, slot)| match slot {
             Slot::Live(handle) => Some((id.clone(), handle.clone())),
-            Slot::Reserved => None,
+            Slot::Reserved(_) => None,
         });
         live.collect()
     }
@@ -112,11 +124,7 @@ impl<E: Engine> Sandboxes<E> {
 
     /// Makes a sandbox. Answers its handle and whether a machine was waiting.
     pub(crate) async fn create(&self, new: NewSandbox) -> Result<(Handle, bool), CreateError> {
-        self.reserve(&new.id)?;
-        let reservation = Reservation {
-            slots: &self.slots,
-            id: &new.id,
-        };
+        let reservation = self.reserve(&new.id)?;
         let _turn = self.pool.turn().await;
         let (mut machine, from_pool) = self.pool.claim(new.memory_mib).await?;
         // Underscores are not allowed in host names (RFC 1123).
@@ -133,26 +141,43 @@ impl<E: Engine> Sandboxes<E> {
             return Err(error);
         }
         let handle = self.start(&new.id, machine);
-        reservation.keep();
-        Ok((handle, from_pool))
+        if reservation.keep() {
+            return Ok((handle, from_pool));
+        }
+        handle.destroy().await;
+        Err(CreateError::Unwanted)
     }
 
-    /// Ends a sandbox, if it is there; answers when nothing of it is left.
+    /// Ends a sandbox, if it is there or on its way; answers when nothing of
+    /// it is left.
     pub(crate) async fn destroy(&self, id: &SandboxId) {
+        let beginning = match self.slots.lock().get(id) {
+            Some(Slot::Reserved(beginning)) => Some(beginning.clone()),
+            _ => None,
+        };
+        if let Some(beginning) = beginning {
+            beginning.unwanted.cancel();
+            beginning.over.cancelled().await;
+        }
         if let Some(handle) = self.get(id) {
             handle.destroy().await;
         }
     }
 
-    fn reserve(&self, id: &SandboxId) -> Result<(), CreateError> {
+    fn reserve<'a>(&'a self, id: &'a SandboxId) -> Result<Reservation<'a>, CreateError> {
         let mut slots = self.slots.lock();
         let count = slots.len();
         match slots.entry(id.clone()) {
             Entry::Occupied(_) => Err(CreateError::Exists),
             Entry::Vacant(_) if count >= self.limit => Err(CreateError::Full),
             Entry::Vacant(vacant) => {
-                vacant.insert(Slot::Reserved);
-                Ok(())
+                let beginning = Beginning::default();
+                vacant.insert(Slot::Reserved(beginning.clone()));
+                Ok(Reservation {
+                    slots: &self.slots,
+                    id,
+                    beginning: Some(beginning),
+                })
             }
         }
     }
@@ -181,17 +206,27 @@ impl<E: Engine> Sandboxes<E> {
 struct Reservation<'a> {
     slots: &'a Mutex<HashMap<SandboxId, Slot>>,
     id: &'a SandboxId,
+    /// Until the sandbox has come to be.
+    beginning: Option<Beginning>,
 }
 
 impl Reservation<'_> {
-    /// The sandbox came to be; the place is its own now.
-    fn keep(self) {
-        std::mem::forget(self);
+    /// The sandbox came to be; the place is its own now. Answers whether
+    /// anybody still wants it.
+    fn keep(mut self) -> bool {
+        let Some(beginning) = self.beginning.take() else {
+            return true;
+        };
+        beginning.over.cancel();
+        !beginning.unwanted.is_cancelled()
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.slots.lock().remove(self.id);
+        if let Some(beginning) = self.beginning.take() {
+            self.slots.lock().remove(self.id);
+            beginning.over.cancel();
+        }
     }
 }

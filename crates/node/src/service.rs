@@ -140,14 +140,25 @@ fn no_such_sandbox() -> Status {
 fn create_status(error: &CreateError) -> Status {
     tracing::warn!(error = %Report::new(error), "a sandbox could not be created");
     let words = error.to_string();
+    if is_disk_full(error) {
+        return Status::resource_exhausted("the disk of this node is full");
+    }
     match error {
         CreateError::Exists => Status::already_exists(words),
         CreateError::Full => Status::resource_exhausted(words),
+        CreateError::Unwanted => Status::aborted(words),
         CreateError::Launch(_)
         | CreateError::Record(_)
         | CreateError::Identity(_)
         | CreateError::Slow(_) => Status::internal(words),
     }
+}
+
+/// Whether somewhere below, a file found no room.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::StorageFull)
 }
 
 fn ended_message(end: &Ended) -> SandboxEnded {

@@ -24,6 +24,8 @@ pub(crate) use usage::{UsageSample, UsageTotals};
 const READERS_MAX: u32 = 4;
 /// How long a query waits for a free connection or a lock.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// The result code of `SQLite` for "database or disk is full".
+const SQLITE_FULL: &str = "13";
 
 /// The database cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,20 @@ pub(crate) enum QueryError {
     },
     #[error("the database holds a {column} that cannot be read")]
     Corrupt { column: &'static str },
+}
+
+impl QueryError {
+    /// Whether the machine has no room for what was to be written.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let Self::Failed {
+            source: sqlx::Error::Database(error),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        error.code().as_deref() == Some(SQLITE_FULL)
+    }
 }
 
 /// Names the operation that failed.

@@ -47,7 +47,7 @@ impl ApiError {
         }
     }
 
-    fn node(code: ErrorCode, message: &str, cause: NodeCallError) -> Self {
+    fn caused(code: ErrorCode, message: &str, cause: impl Error + Send + Sync + 'static) -> Self {
         Self {
             code,
             message: message.to_owned(),
@@ -95,6 +95,10 @@ impl IntoResponse for ApiError {
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
+        if error.is_disk_full() {
+            let words = "the disk of the server's machine is full; make room and try again";
+            return Self::caused(ErrorCode::NoCapacity, words, error);
+        }
         Self::internal(error)
     }
 }
@@ -108,12 +112,12 @@ impl From<EntropyError> for ApiError {
 impl From<NodeCallError> for ApiError {
     fn from(error: NodeCallError) -> Self {
         match (&error, error.code()) {
-            (NodeCallError::Away { .. } | NodeCallError::TimedOut { .. }, _) => Self::node(
+            (NodeCallError::Away { .. } | NodeCallError::TimedOut { .. }, _) => Self::caused(
                 ErrorCode::NodeUnavailable,
                 "the node that runs sandboxes does not answer; try again",
                 error,
             ),
-            (_, Some(Code::ResourceExhausted)) => Self::node(
+            (_, Some(Code::ResourceExhausted)) => Self::caused(
                 ErrorCode::NoCapacity,
                 "the node has no room for another sandbox; end one or try again later",
                 error,
