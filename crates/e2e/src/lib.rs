@@ -1,6 +1,11 @@
 //! What the tests of whole machines share: a server of their own, started as
 //! a person starts it, on what set-up made once for all of them.
 
+mod footprint;
+pub mod host;
+mod load;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,6 +19,9 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use tombolo_proc::{Command, Output};
 
+pub use footprint::Footprint;
+pub use load::{ANSWER_MAX, Answers, Load};
+
 /// Where the tests find what set-up made.
 const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// Where they find the program under test.
@@ -25,12 +33,42 @@ const STOP_MAX: Duration = Duration::from_mins(1);
 /// One command; one that takes longer hangs.
 const COMMAND_MAX: Duration = Duration::from_mins(2);
 
+/// The machines that wait for the next sandbox, unless a test wants others.
+const POOL_SIZE: usize = 4;
+
 /// A running server with a state directory of its own.
 #[derive(Debug)]
 pub struct World {
-    state: TempDir,
+    directory: TempDir,
+    /// The same directory, as this process sees what is in it.
+    state: PathBuf,
     binary: PathBuf,
     announcement: Announcement,
+    options: Options,
+    /// Of the supervisor.
+    pid: i32,
+}
+
+/// What may differ between the servers of two tests.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Machines that wait for the next sandbox.
+    pub pool_size: usize,
+    /// Flags of `tombolo up`.
+    pub flags: Vec<&'static str>,
+    /// The size in MiB of a file system for the state directory alone; it is
+    /// in memory and ends with the last process that uses it.
+    pub room_mib: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pool_size: POOL_SIZE,
+            flags: Vec::new(),
+            room_mib: None,
+        }
+    }
 }
 
 /// What `tombolo up --json` says when it is ready.
@@ -46,12 +84,26 @@ struct Announcement {
 /// # Panics
 /// When the body does, when it takes longer than `limit`, or when the server
 /// does not start or end as it should.
-#[expect(clippy::expect_used, clippy::panic, reason = "the way a test fails")]
 pub async fn with_world<Body>(limit: Duration, body: impl FnOnce(Arc<World>) -> Body)
 where
     Body: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
-    let (world, mut up) = World::start().await.expect("the server starts");
+    with_world_of(Options::default(), limit, body).await;
+}
+
+/// The same with a server that differs from the usual one.
+///
+/// # Panics
+/// As [`with_world`].
+#[expect(clippy::expect_used, clippy::panic, reason = "the way a test fails")]
+pub async fn with_world_of<Body>(
+    options: Options,
+    limit: Duration,
+    body: impl FnOnce(Arc<World>) -> Body,
+) where
+    Body: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let (world, mut up) = World::start(options).await.expect("the server starts");
     let world = Arc::new(world);
     let outcome = tokio::spawn(timeout(limit, body(Arc::clone(&world)))).await;
     let stopped = stop(&mut up).await;
@@ -64,14 +116,17 @@ where
 }
 
 impl World {
-    async fn start() -> anyhow::Result<(Self, Child)> {
+    async fn start(options: Options) -> anyhow::Result<(Self, Child)> {
         let shared = PathBuf::from(variable(STATE_VARIABLE)?);
         let binary = PathBuf::from(variable(BINARY_VARIABLE)?);
-        let state = borrow(&shared).await?;
-        let mut up = Command::new(&binary)
+        let directory = borrow(&shared).await?;
+        let mut up = options
+            .starter(&binary, directory.path())
             .inherit_env()
             .args(["up", "--json", "--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(state.path())
+            .arg(directory.path())
+            .args(["--pool-size", &options.pool_size.to_string()])
+            .args(&options.flags)
             .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
         let output = up.stdout.take().context("standard output is piped")?;
         let mut line = String::new();
@@ -80,12 +135,37 @@ impl World {
             .await
             .context("the server is not ready in time")??;
         let announcement = serde_json::from_str(&line).context("the server did not start")?;
+        let pid = up.id().context("the server ended by itself")?.cast_signed();
+        let below_root = directory.path().strip_prefix("/")?;
+        let state = match options.room_mib {
+            None => directory.path().to_owned(),
+            Some(_) => Path::new(&format!("/proc/{pid}/root")).join(below_root),
+        };
         let world = Self {
+            directory,
             state,
             binary,
             announcement,
+            options,
+            pid,
         };
         Ok((world, up))
+    }
+
+    /// The process that the test started: `tombolo up`.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What the paths of this server, and of no other, contain.
+    pub fn name(&self) -> &str {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        name.to_str().unwrap_or_default()
+    }
+
+    /// How many machines wait for the next sandbox.
+    pub fn pool_size(&self) -> usize {
+        self.options.pool_size
     }
 
     /// The server's address.
@@ -93,9 +173,9 @@ impl World {
         &self.announcement.url
     }
 
-    /// The state directory of this server alone.
+    /// The state directory of this server alone, as the test can look into it.
     pub fn state(&self) -> &Path {
-        self.state.path()
+        &self.state
     }
 
     /// The three variables that point the SDKs here.
@@ -109,8 +189,15 @@ impl World {
 
     /// A command of the program under test, on this server.
     pub fn tombolo<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
-        Command::new(&self.binary)
-            .env(STATE_VARIABLE, self.state.path())
+        let command = if self.options.room_mib.is_some() {
+            let namespace = format!("--mount=/proc/{}/ns/mnt", self.pid);
+            let enter = Command::new("nsenter").args([&namespace, "--"]);
+            enter.arg(&self.binary)
+        } else {
+            Command::new(&self.binary)
+        };
+        command
+            .env(STATE_VARIABLE, self.directory.path())
             .args(args)
             .deadline(COMMAND_MAX)
     }
@@ -119,6 +206,34 @@ impl World {
     pub async fn create(&self) -> anyhow::Result<String> {
         let create = self.tombolo(["sandbox", "create", "--timeout", "10m"]);
         Ok(create.run().await?.stdout_text().trim().to_owned())
+    }
+
+    /// Ends a sandbox.
+    pub async fn kill(&self, sandbox: &str) -> anyhow::Result<()> {
+        self.tombolo(["sandbox", "kill", sandbox]).run().await?;
+        Ok(())
+    }
+
+    /// Ends every sandbox there is.
+    pub async fn kill_all(&self) -> anyhow::Result<()> {
+        for (id, state) in self.list().await? {
+            if state != "stopped" {
+                self.kill(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All sandboxes, those that have ended too, each with its state.
+    pub async fn list(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        #[derive(Deserialize)]
+        struct Row {
+            id: String,
+            state: String,
+        }
+        let rows = self.tombolo(["sandbox", "list", "--json"]).run().await?;
+        let rows: Vec<Row> = serde_json::from_str(&rows.stdout_text())?;
+        Ok(rows.into_iter().map(|row| (row.id, row.state)).collect())
     }
 
     /// Runs a shell command in a sandbox, whatever comes of it.
@@ -136,6 +251,28 @@ impl World {
             output.stderr_tail()
         );
         Ok(output.stdout_text())
+    }
+}
+
+impl Options {
+    /// The program under test, started where its state directory has the room
+    /// it is to have.
+    fn starter(&self, binary: &Path, state: &Path) -> Command {
+        let Some(room_mib) = self.room_mib else {
+            return Command::new(binary);
+        };
+        // What was borrowed is shown in the new file system. Its source is
+        // named after the directory, so that its mounts can be told apart.
+        let script = "set -e; mount -t tmpfs -o mode=755,size=$2m \"${1##*/}\" /mnt; \
+                      mkdir /mnt/artefacts; mount --bind \"$1/artefacts\" /mnt/artefacts; \
+                      cd \"$1\"; cp --archive templates isolation.json /mnt; cd /; \
+                      mount --move /mnt \"$1\"; shift 2; exec \"$@\"";
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "--"])
+            .args(["bash", "-c", script, "bash"])
+            .arg(state)
+            .arg(room_mib.to_string())
+            .arg(binary)
     }
 }
 

@@ -9,22 +9,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use fastrand::Rng;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tombolo_e2e::{World, with_world};
+use tombolo_e2e::host::{kill, machine, part};
+use tombolo_e2e::{ANSWER_MAX, Answers, Footprint, Load, World, with_world};
 use tombolo_proc::Output;
 
 const LIMIT: Duration = Duration::from_mins(8);
 /// How long a part that was killed may take until all works again.
 const RECOVERY_MAX: Duration = Duration::from_mins(1);
-/// A call that is under way when something dies is answered within this.
-const ANSWER_MAX: Duration = Duration::from_mins(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const SANDBOX_COUNT: usize = 20;
+/// Repeats the moments of an earlier run.
+const SEED_VARIABLE: &str = "TOMBOLO_TEST_SEED";
+/// Sandboxes at work while parts die.
+const LOADED_COUNT: usize = 3;
+/// How often each part dies.
+const ROUND_COUNT: usize = 2;
+/// Within how much of the work it dies.
+const MOMENT_MAX_MILLIS: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_sandboxes_outlive_their_node() {
     with_world(LIMIT, async |world| {
+        let before = Footprint::at_rest(&world).await?;
         let mut sandboxes = Vec::new();
         for _ in 0..SANDBOX_COUNT {
             let id = world.create().await?;
@@ -32,16 +41,16 @@ async fn twenty_sandboxes_outlive_their_node() {
             world.shell_text(&id, leave).await?;
             sandboxes.push(id);
         }
-        kill(child(&world, "node")?)?;
+        kill(part(&world, "node")?)?;
         for id in &sandboxes {
             works_again(&world, id, "kill -0 $(cat /tmp/pid)").await?;
         }
-        let listed = world.tombolo(["sandbox", "list", "--json"]).run().await?;
-        let listed = listed.stdout_text();
+        let listed = world.list().await?;
         for id in &sandboxes {
-            ensure!(listed.contains(id.as_str()), "{id} is not listed");
+            let state = listed.get(id).map(String::as_str);
+            ensure!(state == Some("running"), "{id} is {state:?}");
         }
-        Ok(())
+        before.comes_back(&world).await
     })
     .await;
 }
@@ -49,24 +58,25 @@ async fn twenty_sandboxes_outlive_their_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_under_way_is_answered_whatever_dies_and_the_rest_lives_on() {
     with_world(LIMIT, async |world| {
+        let before = Footprint::at_rest(&world).await?;
         let witness = world.create().await?;
         let leave = "nohup sleep 4321 >/dev/null 2>&1 & echo $! > /tmp/pid";
         world.shell_text(&witness, leave).await?;
-        for part in ["server", "node"] {
+        for name in ["server", "node"] {
             let id = world.create().await?;
             let call = start(&world, &id, "echo begun; sleep 5");
             let begun = || is_running(&world, &id, "sleep 5");
             wait_for(begun).await?;
-            kill(child(&world, part)?)?;
+            kill(part(&world, name)?)?;
             // Finished after all or refused: either is an answer.
             let answer = timeout(ANSWER_MAX, call).await;
             answer
-                .with_context(|| format!("killing the {part} leaves a call without answer"))??
+                .with_context(|| format!("killing the {name} leaves a call without answer"))??
                 .context("the client itself could not run")?;
             works_again(&world, &witness, "kill -0 $(cat /tmp/pid)").await?;
             works_again(&world, &id, "true").await?;
         }
-        Ok(())
+        before.comes_back(&world).await
     })
     .await;
 }
@@ -74,6 +84,7 @@ async fn a_call_under_way_is_answered_whatever_dies_and_the_rest_lives_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_is_killed_ends_its_sandbox_and_no_other() {
     with_world(LIMIT, async |world| {
+        let before = Footprint::at_rest(&world).await?;
         let (victim, witness) = (world.create().await?, world.create().await?);
         let call = start(&world, &victim, "sleep 100");
         wait_for(|| is_running(&world, &victim, "sleep 100")).await?;
@@ -84,17 +95,129 @@ async fn a_vm_that_is_killed_ends_its_sandbox_and_no_other() {
             "the command cannot have succeeded"
         );
         world.shell_text(&witness, "true").await?;
-        let stopped = || async {
-            let list = world.tombolo(["sandbox", "list", "--json"]).run().await;
-            let list = list.map(|output| output.stdout_text().clone());
-            list.is_ok_and(|list| state_of(&list, &victim).as_deref() == Some("stopped"))
-        };
-        wait_for(stopped).await?;
+        wait_for(|| is_stopped(&world, &victim)).await?;
         let refused = world.shell(&victim, "true").await?;
         ensure!(!refused.status.success(), "a stopped sandbox runs nothing");
-        Ok(())
+        before.comes_back(&world).await
     })
     .await;
+}
+
+/// What dies, or has somebody try to kill it.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Server,
+    Node,
+    Both,
+    Machine,
+    /// PID 1 of a guest, which takes no harm from what is inside.
+    Agent,
+}
+
+const VICTIMS: [Victim; 5] = [
+    Victim::Server,
+    Victim::Node,
+    Victim::Both,
+    Victim::Machine,
+    Victim::Agent,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_dies_at_whatever_moment_everybody_is_answered() {
+    let seed = seed();
+    println!("{SEED_VARIABLE}={seed} repeats the moments of this run");
+    with_world(LIMIT, async move |world| {
+        let mut random = Rng::with_seed(seed);
+        let before = Footprint::at_rest(&world).await?;
+        let mut sandboxes = Vec::new();
+        for _ in 0..LOADED_COUNT {
+            sandboxes.push(create_with_process(&world).await?);
+        }
+        let mut victims = VICTIMS.repeat(ROUND_COUNT);
+        random.shuffle(&mut victims);
+        let mut all = Answers::default();
+        for victim in victims {
+            let load = Load::start(&world, &sandboxes, &mut random);
+            let moment = Duration::from_millis(random.u64(..MOMENT_MAX_MILLIS));
+            tokio::time::sleep(moment).await;
+            let struck = strike(&world, victim, &mut sandboxes, &mut random).await;
+            let answers = load.finish().await;
+            let answers = answers.with_context(|| format!("{victim:?} after {moment:?}"))?;
+            let dead = struck.with_context(|| format!("{victim:?} after {moment:?}"))?;
+            all.done += answers.done;
+            all.refused += answers.refused;
+            if let Some(dead) = dead {
+                wait_for(|| is_stopped(&world, &dead)).await?;
+                ensure!(!world.shell(&dead, "true").await?.status.success());
+                sandboxes.push(create_with_process(&world).await?);
+            }
+            for id in &sandboxes {
+                works_again(&world, id, "kill -0 $(cat /tmp/pid)").await?;
+            }
+        }
+        println!("answers: {} done, {} refused", all.done, all.refused);
+        before.comes_back(&world).await
+    })
+    .await;
+}
+
+fn seed() -> u64 {
+    let given = std::env::var_os(SEED_VARIABLE);
+    given.map_or_else(
+        || Rng::new().u64(..),
+        |text| {
+            text.to_string_lossy()
+                .parse()
+                .expect("the seed is a number")
+        },
+    )
+}
+
+/// A sandbox with a process that must outlive everything but the sandbox.
+async fn create_with_process(world: &World) -> anyhow::Result<String> {
+    // Whoever died just before may not be back yet.
+    let id = timeout(RECOVERY_MAX, create_at_last(world)).await?;
+    let leave = "nohup sleep 4321 >/dev/null 2>&1 & echo $! > /tmp/pid";
+    world.shell_text(&id, leave).await?;
+    Ok(id)
+}
+
+async fn create_at_last(world: &World) -> String {
+    loop {
+        if let Ok(id) = world.create().await {
+            return id;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Kills, and answers which sandbox that ends.
+async fn strike(
+    world: &World,
+    victim: Victim,
+    sandboxes: &mut Vec<String>,
+    random: &mut Rng,
+) -> anyhow::Result<Option<String>> {
+    let chosen = random.usize(..sandboxes.len());
+    match victim {
+        Victim::Server => kill(part(world, "server")?)?,
+        Victim::Node => kill(part(world, "node")?)?,
+        Victim::Both => {
+            kill(part(world, "server")?)?;
+            kill(part(world, "node")?)?;
+        }
+        Victim::Machine => {
+            let id = sandboxes.swap_remove(chosen);
+            kill(machine(world, &id)?)?;
+            return Ok(Some(id));
+        }
+        Victim::Agent => {
+            let id = sandboxes.get(chosen).context("one of them")?;
+            let attempt = world.shell(id, "sudo kill -9 1; sudo kill -SEGV 1");
+            timeout(ANSWER_MAX, attempt).await.context("no answer")??;
+        }
+    }
+    Ok(None)
 }
 
 /// Leaves a command under way; its client is answered when it ends.
@@ -122,7 +245,7 @@ async fn wait_for<F: Future<Output = bool>>(condition: impl Fn() -> F) -> anyhow
 
 async fn eventually_async<F: Future<Output = bool>>(condition: impl Fn() -> F) {
     while !condition().await {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -134,74 +257,7 @@ async fn is_running(world: &World, id: &str, command: &str) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-fn state_of(list: &str, id: &str) -> Option<String> {
-    let rows: serde_json::Value = serde_json::from_str(list).ok()?;
-    let rows = rows.as_array()?;
-    let row = rows.iter().find(|row| row["id"] == id)?;
-    row["state"].as_str().map(str::to_owned)
-}
-
-/// The process of this part, below the server that the test started.
-fn child(world: &World, part: &str) -> anyhow::Result<Pid> {
-    let state = world.state().to_string_lossy().into_owned();
-    let processes = processes();
-    let supervisor = processes
-        .iter()
-        .find(|process| process.is("up") && process.command.join(" ").contains(&state))
-        .context("the supervisor does not run")?;
-    let child = processes
-        .iter()
-        .find(|process| process.parent == supervisor.pid && process.is(part))
-        .with_context(|| format!("no {part} runs"))?;
-    Pid::from_raw(child.pid).context("a pid")
-}
-
-/// The process that runs a sandbox, by the node's record of it.
-fn machine(world: &World, id: &str) -> anyhow::Result<Pid> {
-    for entry in fs_err::read_dir(world.state().join("vms"))? {
-        let Ok(record) = fs_err::read_to_string(entry?.path().join("record.json")) else {
-            continue;
-        };
-        let record: serde_json::Value = serde_json::from_str(&record)?;
-        if record["sandbox"] == id {
-            let pid = record["pid"].as_i64().context("a pid")?;
-            return Pid::from_raw(i32::try_from(pid)?).context("a pid");
-        }
-    }
-    anyhow::bail!("no machine belongs to {id}")
-}
-
-fn kill(pid: Pid) -> anyhow::Result<()> {
-    Ok(kill_process(pid, Signal::KILL)?)
-}
-
-struct Process {
-    pid: i32,
-    parent: i32,
-    command: Vec<String>,
-}
-
-impl Process {
-    fn is(&self, part: &str) -> bool {
-        self.command.iter().any(|word| word == part)
-    }
-}
-
-fn processes() -> Vec<Process> {
-    let Ok(entries) = fs_err::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(process).collect()
-}
-
-fn process(pid: i32) -> Option<Process> {
-    let command = fs_err::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    Some(Process {
-        pid,
-        parent: fields.split_whitespace().nth(1)?.parse().ok()?,
-        command: command.split('\0').map(str::to_owned).collect(),
-    })
+async fn is_stopped(world: &World, id: &str) -> bool {
+    let listed = world.list().await.unwrap_or_default();
+    listed.get(id).is_some_and(|state| state == "stopped")
 }

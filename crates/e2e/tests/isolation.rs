@@ -5,13 +5,14 @@
     reason = "all of this file is a test"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use tokio::time::{Instant, sleep, timeout};
-use tombolo_e2e::{World, with_world};
-use tombolo_testkit::{WAIT_MAX, eventually};
+use tokio::time::Instant;
+use tombolo_e2e::host::{has_cgroup, processes};
+use tombolo_e2e::{Footprint, World, with_world};
+use tombolo_testkit::eventually;
 
 const LIMIT: Duration = Duration::from_mins(6);
 /// How many times `true` runs to measure a neighbour.
@@ -20,11 +21,6 @@ const EXEC_COUNT: usize = 30;
 /// and have two processors, which three emulated guests share with the test.
 const SLOWDOWN_MAX: f64 = 4.0;
 const CREATE_COUNT: usize = 20;
-/// The pool of the default configuration, and one machine on its way into it.
-const POOL_SIZE_MAX: usize = 5;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Where the control groups of our virtual machines are, in either version.
-const CGROUP_ROOTS: [&str; 5] = ["", "cpu", "cpuacct", "memory", "pids"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_reaches_nothing_of_the_host() {
@@ -44,9 +40,9 @@ async fn a_sandbox_reaches_nothing_of_the_host() {
         // The server's own arguments name the state directory.
         let state = world.state().to_string_lossy().into_owned();
         ensure!(
-            host_processes()
+            processes()
                 .iter()
-                .any(|command| command.contains(&state))
+                .any(|process| process.command.contains(&state))
         );
         let inside = "sudo sh -c 'cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ' | tr '\\0' ' '";
         let inside = world.shell_text(&id, inside).await?;
@@ -152,35 +148,22 @@ async fn slowest(world: &World, id: &str) -> anyhow::Result<Duration> {
 async fn twenty_sandboxes_leave_a_clean_host() {
     with_world(LIMIT, async |world| {
         let world = &*world;
+        let before = Footprint::at_rest(world).await?;
         let mut ids = Vec::new();
         for _ in 0..CREATE_COUNT {
             let id = world.create().await?;
             world.shell_text(&id, "true").await?;
-            world.tombolo(["sandbox", "kill", &id]).run().await?;
+            world.kill(&id).await?;
             ids.push(id);
         }
-        let rows = world.tombolo(["sandbox", "list", "--json"]).run().await?;
-        let rows: Vec<serde_json::Value> = serde_json::from_str(&rows.stdout_text())?;
+        let listed = world.list().await?;
         for id in &ids {
-            let row = rows.iter().find(|row| row["id"] == id.as_str());
-            ensure!(
-                row.is_some_and(|row| row["state"] == "stopped"),
-                "{id}: {rows:?}"
-            );
+            let state = listed.get(id).map(String::as_str);
+            ensure!(state == Some("stopped"), "{id} is {state:?}");
         }
-        timeout(WAIT_MAX, only_the_pool_is_left(world)).await??;
-        Ok(())
+        before.comes_back(world).await
     })
     .await;
-}
-
-/// Waits until the machines of the sandboxes are gone. Those of the pool stay,
-/// however many sandboxes there were.
-async fn only_the_pool_is_left(world: &World) -> anyhow::Result<()> {
-    while machines(world)?.len() > POOL_SIZE_MAX {
-        sleep(LOOK_AGAIN).await;
-    }
-    Ok(())
 }
 
 /// The directories of the machines that this server has now.
@@ -207,25 +190,4 @@ async fn a_server_that_ends_leaves_no_machine() {
         names.iter().all(|name| !has_cgroup(name)).then_some(())
     })
     .await;
-}
-
-fn has_cgroup(machine: &str) -> bool {
-    CGROUP_ROOTS.iter().any(|root| {
-        let group = Path::new("/sys/fs/cgroup").join(root).join("tombolo");
-        group.join(machine).exists()
-    })
-}
-
-/// The arguments of every process of the host.
-fn host_processes() -> Vec<String> {
-    let Ok(entries) = fs_err::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(|entry| {
-            let arguments = std::fs::File::open(entry.ok()?.path().join("cmdline")).ok()?;
-            let text = std::io::read_to_string(arguments).ok()?;
-            Some(text.replace('\0', " "))
-        })
-        .collect()
 }
