@@ -34,7 +34,7 @@ const IPV6_INTERFACES: [(&str, &str); 9] = [
     ("addr_gen_mode", "1"),
     ("autoconf", "0"),
     // Our address is usable at once; nobody else is there to have it.
-    ("dad_transmits", "0"),
+    ("accept_dad", "0"),
     ("proxy_ndp", "0"),
 ];
 

@@ -21,7 +21,8 @@ mod pool;
 mod rules;
 mod sockets;
 
-pub use make::{MakeSlotError, Slot, SlotMaker};
+pub use links::ConfigureLinksError;
+pub use make::{MakeSlotError, Slot};
 pub use namespace::{EnterError, FindNamespaceError, Namespace};
 pub use pool::{SlotPool, TakeSlotError};
 pub use sockets::{ListenError, SlotSockets};

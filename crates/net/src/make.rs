@@ -9,12 +9,15 @@ use tokio::runtime::{Builder, Runtime};
 use tombolo_proc::RunError;
 
 use crate::address::TAP_NAME;
+use crate::links::{self, ConfigureLinksError};
 use crate::namespace::{self, Namespace};
 use crate::sockets::{self, ListenError, SlotSockets};
-use crate::{kernel, links, rules};
+use crate::{kernel, rules};
 
 /// A network for one sandbox. Dropping all of it is its end: the kernel takes
 /// the namespace apart in its own time. It is never used for a second guest.
+/// Closing the last copy of the tap takes tens of milliseconds; for a running
+/// sandbox that is QEMU's, else use [`discard`](Self::discard).
 #[derive(Debug)]
 pub struct Slot {
     /// For QEMU, as `-netdev tap,fd=`. When its last copy is closed the tap is
@@ -25,6 +28,15 @@ pub struct Slot {
     /// For whoever answers the guest. While a copy is kept, connections wait for
     /// a new holder instead of being refused.
     pub sockets: SlotSockets,
+}
+
+impl Slot {
+    /// Drops a slot that no VM has got, without waiting for the kernel.
+    pub fn discard(self) {
+        let thread = std::thread::Builder::new().name("network-slot".to_owned());
+        // Without a thread it is dropped here.
+        thread.spawn(move || drop(self)).ok();
+    }
 }
 
 /// Why a slot could not be made.
@@ -53,7 +65,7 @@ pub enum MakeSlotError {
     Rules(#[source] RunError),
     /// Interfaces, addresses or routes were not taken.
     #[error("cannot configure the interfaces of a network slot")]
-    Links(#[source] rtnetlink::Error),
+    Links(#[from] ConfigureLinksError),
     /// No sockets.
     #[error(transparent)]
     Sockets(#[from] ListenError),
@@ -61,14 +73,14 @@ pub enum MakeSlotError {
 
 /// Makes slots on the thread it was made on, and only there.
 #[derive(Debug)]
-pub struct SlotMaker {
+pub(crate) struct SlotMaker {
     home: Namespace,
     runtime: Runtime,
 }
 
 impl SlotMaker {
     /// A maker for the calling thread.
-    pub fn new() -> Result<Self, MakeSlotError> {
+    pub(crate) fn new() -> Result<Self, MakeSlotError> {
         let home = Namespace::of_this_thread().map_err(MakeSlotError::Maker)?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(MakeSlotError::Maker)?;
@@ -77,7 +89,7 @@ impl SlotMaker {
 
     /// Makes a slot. The thread is back in its own namespace when this answers;
     /// if it cannot go back, every later call fails.
-    pub fn make(&self) -> Result<Slot, MakeSlotError> {
+    pub(crate) fn make(&self) -> Result<Slot, MakeSlotError> {
         let namespace = |step| move |source| MakeSlotError::Namespace { step, source };
         // Wherever a call before this one has left the thread.
         self.home.join().map_err(namespace("leave"))?;
@@ -101,23 +113,10 @@ async fn make_here() -> Result<Slot, MakeSlotError> {
         .map_err(|errno: Errno| MakeSlotError::Tap(errno.into()))?;
     rules::load().await.map_err(MakeSlotError::Rules)?;
     let sockets = sockets::open()?;
-    configure_links(index).await?;
+    links::configure(index).await?;
     Ok(Slot {
         tap,
         namespace,
         sockets,
     })
-}
-
-async fn configure_links(tap_index: u32) -> Result<(), MakeSlotError> {
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| {
-        MakeSlotError::Namespace {
-            step: "talk to",
-            source,
-        }
-    })?;
-    let connection = tokio::spawn(connection);
-    let configured = links::configure(&handle, tap_index).await;
-    connection.abort();
-    configured.map_err(MakeSlotError::Links)
 }

@@ -83,10 +83,7 @@ impl Namespace {
             .map(Self)
             .map_err(FindNamespaceError::Namespace)?;
         let own = Self::of_this_thread().map_err(FindNamespaceError::Namespace)?;
-        if found
-            .is_same(&own)
-            .map_err(FindNamespaceError::Namespace)?
-        {
+        if found.is_same(&own).map_err(FindNamespaceError::Namespace)? {
             return Err(FindNamespaceError::Host);
         }
         Ok(found)

@@ -41,8 +41,8 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = flags.try_into().map_err(io::Error::other)?;
     // SAFETY: the descriptor is open and the request is a whole `ifreq` that
     // outlives the call, which reads and writes no more than that.
     unsafe { set_interface(tap.as_raw_fd(), &raw const request) }?;
