@@ -2,6 +2,8 @@
 //! `proto/node.proto`; this crate holds the code generated from it and the
 //! names both sides must agree on.
 
+pub mod handover;
+
 /// Metadata key that names the sandbox of a guest call passed through a node.
 pub const SANDBOX_METADATA_KEY: &str = "x-tombolo-sandbox";
 
