@@ -257,18 +257,20 @@ enum Carrier {
 }
 
 fn unpack(address: Ipv6Addr) -> Option<(Carrier, Ipv4Addr)> {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let last = from_segments(g, h);
-    match [a, b, c, d, e, f] {
-        [0, 0, 0, 0, 0, 0xffff] => Some((Carrier::Mapped, last)),
-        [0x64, 0xff9b, 0, 0, 0, 0] => Some((Carrier::Nat64, last)),
-        [0, 0, 0, 0, 0xffff, 0] => Some((Carrier::Tunnel, last)),
-        // `::` and `::1` are no IPv4 addresses.
-        [0, 0, 0, 0, 0, 0] if g != 0 => Some((Carrier::Tunnel, last)),
+    let segments = address.segments();
+    let [.., high, low] = segments;
+    let last = from_segments(high, low);
+    match segments {
+        [0, 0, 0, 0, 0, 0xffff, ..] => Some((Carrier::Mapped, last)),
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some((Carrier::Nat64, last)),
         [0x2002, high, low, ..] => Some((Carrier::Tunnel, from_segments(high, low))),
         // Teredo writes the client's address inverted.
-        [0x2001, 0, ..] => Some((Carrier::Tunnel, from_segments(!g, !h))),
-        [_, _, _, _, 0 | 0x200, 0x5efe] => Some((Carrier::Tunnel, last)),
+        [0x2001, 0, ..] => Some((Carrier::Tunnel, from_segments(!high, !low))),
+        // SIIT, IPv4-compatible (but for `::` and `::1`, which are no IPv4 addresses), ISATAP.
+        [0, 0, 0, 0, 0xffff, 0, ..] | [_, _, _, _, 0 | 0x200, 0x5efe, ..] => {
+            Some((Carrier::Tunnel, last))
+        }
+        [0, 0, 0, 0, 0, 0, ..] if high != 0 => Some((Carrier::Tunnel, last)),
         _ => None,
     }
 }

@@ -68,7 +68,7 @@ impl HostName {
         if text.contains('*') {
             return Err(HostNameError::Wildcard);
         }
-        // Said here and not left to IDNA, which names no reason.
+        // Said here, because IDNA names no reason.
         if text.bytes().any(|byte| byte.is_ascii() && !is_typed(byte)) {
             return Err(HostNameError::Character);
         }
@@ -79,7 +79,8 @@ impl HostName {
                 Hyphens::Allow,
                 DnsLength::Ignore,
             )
-            .map_err(|_: idna::Errors| HostNameError::Idna)?;
+            .ok()
+            .ok_or(HostNameError::Idna)?;
         let name = ascii.strip_suffix('.').unwrap_or(&ascii);
         check_canonical(name)?;
         Ok(Self(name.to_owned()))

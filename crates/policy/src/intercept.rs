@@ -3,14 +3,14 @@
 //! Only what is terminated can be held to request rules and be given secrets. What is
 //! passed through is held to its name alone.
 
-use crate::{document::InterceptMode, host::HostName, pattern::AllowEntry};
+use crate::{document::InterceptMode, network::Target, pattern::AllowEntry};
 
 /// What to do with a TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interception {
     /// The proxy is the server, with a certificate of the sandbox's own authority.
     Terminate(InterceptReason),
-    /// The bytes go through after the name of the ClientHello was compared.
+    /// The bytes go through after the name of the `ClientHello` was compared.
     Splice(InterceptReason),
 }
 
@@ -57,12 +57,13 @@ pub struct InterceptPolicy {
 }
 
 impl InterceptPolicy {
-    /// What to do with a TLS connection to this name and port.
-    pub fn decide(&self, name: &HostName, port: u16) -> Interception {
+    /// What to do with a TLS connection to this name or address, and port.
+    pub fn decide<'a>(&self, target: impl Into<Target<'a>>, port: u16) -> Interception {
+        let target = target.into();
         let speaks = |entries: &[AllowEntry]| {
             entries
                 .iter()
-                .any(|entry| entry.matches_port(port) && entry.host().matches_name(name))
+                .any(|entry| entry.matches_port(port) && entry.host().matches(target))
         };
         if speaks(&self.passthrough) {
             return Interception::Splice(InterceptReason::Passthrough);
@@ -76,7 +77,8 @@ impl InterceptPolicy {
         if speaks(&self.rules) {
             return Interception::Terminate(InterceptReason::Rules);
         }
-        if self.restricted {
+        // An address that is listed is reached whole, so no name needs to be enforced there.
+        if self.restricted && matches!(target, Target::Name(_)) {
             return Interception::Terminate(InterceptReason::Restricted);
         }
         Interception::Splice(InterceptReason::NothingToEnforce)

@@ -26,6 +26,18 @@ pub enum Target<'a> {
     Address(IpAddr),
 }
 
+impl<'a> From<&'a HostName> for Target<'a> {
+    fn from(name: &'a HostName) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<IpAddr> for Target<'_> {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
 /// What carries the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {

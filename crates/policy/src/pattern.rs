@@ -25,6 +25,7 @@ use thiserror::Error;
 use crate::{
     address::{AddressClass, classify},
     host::{HostName, HostNameError},
+    network::Target,
 };
 
 /// Characters of an entry: a name, a port and what marks them.
@@ -118,6 +119,14 @@ impl HostPattern {
         }
     }
 
+    /// Whether the pattern means this name or address.
+    pub fn matches(&self, target: Target<'_>) -> bool {
+        match target {
+            Target::Name(name) => self.matches_name(name),
+            Target::Address(address) => self.matches_address(address),
+        }
+    }
+
     /// Whether some name or address is meant by both.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -201,10 +210,13 @@ fn parse_bracketed(rest: &str) -> Result<AllowEntry, AllowEntryError> {
         None => return Err(AllowEntryError::AfterBracket),
     };
     let range = if inside.contains('/') {
-        Ipv6Net::from_str(inside).map_err(|_: ipnet::AddrParseError| AllowEntryError::Ipv6)?
+        Ipv6Net::from_str(inside)
+            .ok()
+            .ok_or(AllowEntryError::Ipv6)?
     } else {
         let address = Ipv6Addr::from_str(inside)
-            .map_err(|_: std::net::AddrParseError| AllowEntryError::Ipv6)?;
+            .ok()
+            .ok_or(AllowEntryError::Ipv6)?;
         Ipv6Net::from(address)
     };
     let host = HostPattern::Range(unmapped(range)?);
@@ -264,8 +276,7 @@ fn parse_host(text: &str) -> Result<HostPattern, AllowEntryError> {
                 AllowEntryError::Path
             });
         }
-        let range =
-            Ipv4Net::from_str(text).map_err(|_: ipnet::AddrParseError| AllowEntryError::Range)?;
+        let range = Ipv4Net::from_str(text).ok().ok_or(AllowEntryError::Range)?;
         return checked(IpNet::V4(range)).map(HostPattern::Range);
     }
     if let Ok(address) = Ipv4Addr::from_str(text) {

@@ -109,7 +109,8 @@ pub struct RequestDecision {
     /// Static text of the rule that denied.
     pub guidance: Option<String>,
     /// The path to send instead of the guest's; none where no rule applies and it is
-    /// sent as it came.
+    /// sent as it came. It is not shown with the decision, because the guest chose it.
+    #[serde(skip)]
     pub path: Option<String>,
     /// Refuse the request when its body turns out to be longer than this.
     pub body_limit_bytes: Option<u64>,
@@ -285,9 +286,8 @@ impl RequestRules {
         if !self.applies_to(head.target, head.port) {
             return Some(self.conclude(Decision::allow(RuleRef::Default, Reason::NoRules), None));
         }
-        let path = match CanonicalPath::parse(head.path) {
-            Ok(path) => path,
-            Err(_) => return Some(self.refuse(Reason::PathRefused, None)),
+        let Ok(path) = CanonicalPath::parse(head.path) else {
+            return Some(self.refuse(Reason::PathRefused, None));
         };
         if self.path_mode == PathMode::Strict && path.as_str() != head.path {
             return Some(self.refuse(Reason::PathNotCanonical, Some(&path)));

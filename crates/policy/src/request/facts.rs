@@ -55,12 +55,11 @@ impl<'a> Facts<'a> {
         path: &'a CanonicalPath,
         labels: &'a BTreeMap<String, String>,
     ) -> Self {
-        let query = Query::parse(head.query.unwrap_or_default()).ok();
         Self {
             head,
             path,
-            methods: Methods::of(head, query.as_ref()),
-            query,
+            methods: Methods::of(head),
+            query: Query::parse(head.query.unwrap_or_default()).ok(),
             media_type: media_type(head),
             content_length: if head.has_body {
                 head.content_length
@@ -92,7 +91,10 @@ impl<'a> Facts<'a> {
 }
 
 impl Methods {
-    fn of(head: &RequestHead<'_>, query: Option<&Query>) -> Self {
+    fn of(head: &RequestHead<'_>) -> Self {
+        // Split at both marks, so that no server sees a key that is not seen here.
+        let query = head.query.unwrap_or_default().replace(';', "&");
+        let query = Query::parse(&query).ok();
         let mut methods = Self {
             names: vec![head.method.to_owned()],
             complete: query.is_some(),
@@ -105,7 +107,7 @@ impl Methods {
                 None => methods.complete = false,
             }
         }
-        for (key, value) in query.into_iter().flat_map(Query::pairs) {
+        for (key, value) in query.iter().flat_map(Query::pairs) {
             if METHOD_OVERRIDE_KEYS.contains(&key.to_ascii_lowercase().as_str()) {
                 methods.add(value);
             }

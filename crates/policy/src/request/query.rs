@@ -69,7 +69,7 @@ fn decode(text: &str) -> Result<String, QueryError> {
             byte => decoded.push(byte),
         }
     }
-    String::from_utf8(decoded).map_err(|_: std::string::FromUtf8Error| QueryError::Escape)
+    String::from_utf8(decoded).ok().ok_or(QueryError::Escape)
 }
 
 fn hexadecimal((high, low): (u8, u8)) -> Option<u8> {

@@ -105,13 +105,9 @@ impl From<bool> for Truth {
 impl Rule {
     /// Whether the rule speaks of this host and port.
     pub(crate) fn applies_to(&self, target: Target<'_>, port: u16) -> bool {
-        self.hosts.iter().any(|entry| {
-            let host = match target {
-                Target::Name(name) => entry.host().matches_name(name),
-                Target::Address(address) => entry.host().matches_address(address),
-            };
-            host && entry.matches_port(port)
-        })
+        self.hosts
+            .iter()
+            .any(|entry| entry.host().matches(target) && entry.matches_port(port))
     }
 
     /// Holds a request against all conditions.
@@ -154,8 +150,9 @@ impl Rule {
         };
         match (self.action, listed, facts.methods.complete) {
             // What else it may be taken for does not matter any more.
-            (RuleAction::Allow, false, _) | (RuleAction::Deny, true, _) => listed.into(),
-            (_, _, true) => listed.into(),
+            (_, _, true) | (RuleAction::Allow, false, _) | (RuleAction::Deny, true, _) => {
+                listed.into()
+            }
             (_, _, false) => Truth::Unknown,
         }
     }
