@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tombolo_ids::UnixMillis;
+use utoipa::ToSchema;
 
 use crate::secret::SecretValue;
 
@@ -241,13 +242,14 @@ fn located(error: &serde_json::Error) -> serde_json::Error {
 }
 
 /// What our own clients ask of a new sandbox.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct NewSandbox {
     /// Memory in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u32>,
     /// When it shall end. Absent: with the connection that created it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
     pub stop_at_ms: Option<UnixMillis>,
     /// A duration such as `5m`, instead of a moment.
     #[serde(skip_serializing_if = "Option::is_none")]

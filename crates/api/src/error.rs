@@ -1,12 +1,18 @@
 //! How a failed request is answered: a status, a stable code for programs and
 //! a sentence for people.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The body of every answer that is not a success.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// One of [`ErrorCode`]'s texts.
+    /// What went wrong, for programs.
+    #[schema(value_type = ErrorCode)]
     pub code: String,
     /// What went wrong and, when there is one, the next step.
     pub message: String,
@@ -80,6 +86,24 @@ error_codes! {
     NodeUnavailable = 503 "NODE_UNAVAILABLE",
     /// The node has no room for another sandbox. Try again later.
     NoCapacity = 503 "NO_CAPACITY",
+}
+
+impl PartialSchema for ErrorCode {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "Codes never change their meaning; later versions may add some.",
+            ))
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .into()
+    }
+}
+
+impl ToSchema for ErrorCode {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("ErrorCode")
+    }
 }
 
 #[cfg(test)]

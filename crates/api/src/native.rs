@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tombolo_ids::{DiskBytes, MemoryMib, OrganisationSlug, SandboxId, TokenId, UnixMillis};
+use utoipa::ToSchema;
 
 /// Where tokens are created, listed and (with `/{id}`) revoked. Admin only.
 pub const TOKENS_PATH: &str = "/api/tombolo/v1/tokens";
@@ -16,7 +17,7 @@ pub const SANDBOXES_PATH: &str = "/api/tombolo/v1/sandboxes";
 pub const HEALTH_PATH: &str = "/healthz";
 
 /// Which kind of token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenKind {
     /// `ddo_…`: acts for its organisation.
@@ -27,7 +28,7 @@ pub enum TokenKind {
 }
 
 /// Asks for a new token (body of `POST /api/tombolo/v1/tokens`).
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// What people call the token.
@@ -36,6 +37,7 @@ pub struct CreateToken {
     /// The organisation it acts for, made when it does not exist; `default`
     /// when absent.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub organisation: Option<OrganisationSlug>,
     /// Which kind.
     #[serde(default)]
@@ -43,7 +45,7 @@ pub struct CreateToken {
 }
 
 /// A new token: the only time its text is shown.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreatedToken {
     /// The credential itself.
     pub token: String,
@@ -61,24 +63,37 @@ impl std::fmt::Debug for CreatedToken {
 }
 
 /// One row of the token listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TokenRow {
     /// Names the token.
+    #[schema(value_type = String)]
     pub id: TokenId,
     /// What people call it.
     pub name: String,
     /// The organisation it acts for.
+    #[schema(value_type = String)]
     pub organisation: OrganisationSlug,
     /// Which kind.
     pub kind: TokenKind,
     /// When it was made.
+    #[schema(value_type = i64)]
     pub created_at_ms: UnixMillis,
     /// When it was revoked, if it was.
+    #[schema(value_type = Option<i64>)]
     pub revoked_at_ms: Option<UnixMillis>,
 }
 
+/// Whether the server runs (answer of `GET /healthz`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: String,
+    /// Whether the node is being followed.
+    pub node: bool,
+}
+
 /// What this server is and allows (answer of `GET /api/tombolo/v1/info`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServerInfo {
     /// The server's version.
     pub version: String,
@@ -91,7 +106,7 @@ pub struct ServerInfo {
 }
 
 /// The machine that runs the sandboxes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeInfo {
     /// Its version.
     pub version: String,
@@ -108,7 +123,7 @@ pub struct NodeInfo {
 }
 
 /// The limits of one organisation and of each sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitsInfo {
     /// Sandboxes at the same time.
     pub sandboxes_max: u32,
@@ -121,17 +136,20 @@ pub struct LimitsInfo {
     /// How much later one extension may put the end, counted from now.
     pub extension_secs_max: u64,
     /// The least memory of a sandbox.
+    #[schema(value_type = u32)]
     pub memory_mib_min: MemoryMib,
     /// The most memory of a sandbox.
+    #[schema(value_type = u32)]
     pub memory_mib_max: MemoryMib,
     /// The memory of a sandbox that asks for none.
+    #[schema(value_type = u32)]
     pub memory_mib_default: MemoryMib,
     /// How long a session outlives its lost primary connection.
     pub grace_secs: u64,
 }
 
 /// Where a sandbox is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxPhase {
     /// The node is making it.
@@ -147,8 +165,31 @@ pub enum SandboxPhase {
     Stopped,
 }
 
+impl SandboxPhase {
+    /// Every phase, in the order of a life.
+    pub const ALL: [Self; 5] = [
+        Self::Creating,
+        Self::Running,
+        Self::Grace,
+        Self::Stopping,
+        Self::Stopped,
+    ];
+
+    /// As it is written in JSON and in queries.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Grace => "grace",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// Whether a sandbox lives as long as a connection or until a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LifetimeKind {
     /// It ends with its primary connection.
@@ -158,11 +199,13 @@ pub enum LifetimeKind {
 }
 
 /// One row of `GET /api/tombolo/v1/sandboxes`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxRow {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: SandboxId,
     /// The organisation it belongs to.
+    #[schema(value_type = String)]
     pub organisation: OrganisationSlug,
     /// The region's code.
     pub region: String,
@@ -177,14 +220,19 @@ pub struct SandboxRow {
     /// `kvm` or `emulated`; null until it runs.
     pub isolation: Option<String>,
     /// The memory it was granted.
+    #[schema(value_type = u32)]
     pub memory_mib: MemoryMib,
     /// The size of its disk.
+    #[schema(value_type = u64)]
     pub disk_bytes: DiskBytes,
     /// When it was created.
+    #[schema(value_type = i64)]
     pub created_at_ms: UnixMillis,
     /// When it ends at the latest.
+    #[schema(value_type = i64)]
     pub deadline_ms: UnixMillis,
     /// When it ended.
+    #[schema(value_type = Option<i64>)]
     pub stopped_at_ms: Option<UnixMillis>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -193,9 +241,10 @@ pub struct SandboxRow {
 }
 
 /// What a sandbox has used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UsageInfo {
     /// When these figures were taken.
+    #[schema(value_type = i64)]
     pub at_ms: UnixMillis,
     /// Processor time of its machine since it was created.
     pub cpu_nanos: u64,
@@ -205,4 +254,16 @@ pub struct UsageInfo {
     pub memory_private_bytes: u64,
     /// Disk it has taken of its own.
     pub disk_allocated_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_written_alike_everywhere() {
+        for phase in SandboxPhase::ALL {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+        }
+    }
 }

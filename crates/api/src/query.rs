@@ -8,6 +8,9 @@ use url::Url;
 use url::form_urlencoded;
 
 mod python;
+mod rows;
+
+pub use rows::RowsQuery;
 
 /// The most rows on one page.
 pub const PAGE_LEN_MAX: u32 = 1000;
@@ -36,6 +39,12 @@ pub enum ParseQueryError {
     /// The label filter cannot be read.
     #[error("labels must be written labels[KEY]=VALUE")]
     Labels,
+    /// The state filter names none.
+    #[error("state must be creating, running, grace, stopping or stopped, or several with commas")]
+    State,
+    /// The word after `usage=` means nothing.
+    #[error("usage must be latest or fresh")]
+    Usage,
     /// Too many label conditions.
     #[error("at most {LABEL_CONDITIONS_MAX} labels can be asked for at once")]
     TooManyLabels,
@@ -64,6 +73,29 @@ impl ListQuery {
             }
         }
         Ok(query)
+    }
+
+    /// The raw query that is read as this one.
+    #[must_use]
+    pub fn to_query(&self) -> String {
+        self.write(form_urlencoded::Serializer::new(String::new()))
+            .finish()
+    }
+
+    fn write<'a>(
+        &self,
+        mut pairs: form_urlencoded::Serializer<'a, String>,
+    ) -> form_urlencoded::Serializer<'a, String> {
+        for (key, value) in &self.labels {
+            pairs.append_pair(&format!("labels[{key}]"), value);
+        }
+        if let Some(limit) = self.limit {
+            pairs.append_pair("limit", &limit.to_string());
+        }
+        if let Some(cursor) = &self.cursor {
+            pairs.append_pair("cursor", cursor);
+        }
+        pairs
     }
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tombolo_ids::{SandboxId, UnixMillis};
+use utoipa::ToSchema;
 
 /// One row of a sandbox listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxMeta {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: SandboxId,
     /// When it was created, ISO 8601.
     pub created_at: String,
@@ -24,7 +26,7 @@ pub struct SandboxMeta {
 }
 
 /// Whether a sandbox still exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxStatus {
     /// It exists: it is starting, running or ending.
@@ -35,8 +37,9 @@ pub enum SandboxStatus {
 
 /// Asks for a later end (body of `PATCH /api/v3/sandbox/{id}`), and the answer
 /// with the end that was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StopAt {
     /// Milliseconds since the Unix epoch.
+    #[schema(value_type = i64)]
     pub stop_at_ms: UnixMillis,
 }

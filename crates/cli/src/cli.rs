@@ -181,6 +181,7 @@ pub(crate) struct DocsArgs {
 pub(crate) enum DocsPage {
     Cli,
     Configuration,
+    Openapi,
 }
 
 /// The command line as data, for help, completions and the reference page.

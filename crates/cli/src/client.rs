@@ -8,6 +8,7 @@ pub(crate) mod endpoint;
 pub(crate) mod files;
 pub(crate) mod frame;
 mod handshake;
+pub(crate) mod listing;
 pub(crate) mod process;
 pub(crate) mod rest;
 pub(crate) mod stream;

@@ -19,11 +19,13 @@ use std::time::Duration;
 use futures_util::{TryStreamExt as _, stream};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tombolo_api::native::{INFO_PATH, SANDBOXES_PATH, SandboxPhase, SandboxRow, ServerInfo};
+use tombolo_api::native::{INFO_PATH, ServerInfo};
+use tombolo_api::query::RowsQuery;
 use tombolo_diag::ExitCode;
 
 use crate::cli::UpArgs;
 use crate::client::RestClient;
+use crate::client::listing::not_ended;
 use crate::commands::block_on;
 use crate::config::Settings;
 use crate::context::Context;
@@ -189,21 +191,18 @@ async fn idle(client: &RestClient) {
     }
 }
 
-/// Ends every running sandbox of the default organisation, which is whose
-/// token this command has.
+/// Ends every running sandbox, whichever organisation's.
 pub(crate) async fn drain(context: &Context) -> Outcome {
     let drained = async {
-        let Some((_, owner)) = local::running(context).await? else {
-            return Err(Failure::message(
-                ExitCode::Unavailable,
-                "the server does not answer, so its sandboxes are not ended",
-            ));
+        let owner = local::admin(context)
+            .await
+            .map_err(|failure| failure.context("the sandboxes are not ended"))?;
+        let query = RowsQuery {
+            states: not_ended(),
+            ..RowsQuery::default()
         };
-        let rows: Vec<SandboxRow> = owner.get(SANDBOXES_PATH).await?;
-        let running = rows
-            .into_iter()
-            .filter(|row| row.state != SandboxPhase::Stopped);
-        stream::iter(running.map(Ok::<_, Failure>))
+        let rows = owner.sandbox_rows(query).await?;
+        stream::iter(rows.into_iter().map(Ok::<_, Failure>))
             .try_for_each_concurrent(DRAINED_AT_ONCE, |row| {
                 let owner = &owner;
                 async move { Ok(owner.delete(&format!("/api/v3/sandbox/{}", row.id)).await?) }

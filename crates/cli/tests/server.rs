@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 struct World {
     node: FakeNode,
     state: TempDir,
-    _server: Server,
+    server: Server,
 }
 
 /// What a command answered.
@@ -75,7 +75,7 @@ impl World {
         let world = Self {
             node,
             state,
-            _server: server,
+            server,
         };
         // Not there yet; the command that makes one must not need one.
         fs_err::write(world.token_file(), "").unwrap();
@@ -86,6 +86,10 @@ impl World {
         })
         .await;
         world
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.server.address())
     }
 
     fn token_file(&self) -> std::path::PathBuf {
@@ -180,6 +184,56 @@ async fn everything_that_runs_can_be_killed_at_once() {
         .await
         .json();
     assert_eq!(killed["killed"].as_array().unwrap().len(), 3);
+    assert!(world.node.sandboxes().is_empty());
+}
+
+/// Whoever owns the machine has to be able to empty it.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_machine_itself_every_organisation_is_listed_and_ended() {
+    let world = World::new().await;
+    let create = async || {
+        world
+            .run(&["sandbox", "create"])
+            .await
+            .ok()
+            .trim()
+            .to_owned()
+    };
+    let mine = create().await;
+    let own = fs_err::read_to_string(world.token_file()).unwrap();
+    let other = ["token", "create", "--organisation", "other"];
+    let other = world.run(&other).await.ok();
+    fs_err::write(world.token_file(), other.trim()).unwrap();
+    let theirs = create().await;
+    let owners = |rows: &Value| -> Vec<String> {
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| row["organisation"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let rows = world.run(&["sandbox", "list", "--json"]).await.json();
+    assert_eq!(owners(&rows), ["other", "default"]);
+    let newest = ["sandbox", "list", "--limit", "1", "--json"];
+    assert_eq!(owners(&world.run(&newest).await.json()), ["other"]);
+
+    // A server that is named is asked with the token that is named.
+    let named = async |token: &str, args: &[&str]| {
+        let command = world
+            .command(args)
+            .env("TOMBOLO_ENDPOINT", world.url())
+            .env("TOMBOLO_TOKEN", token.trim());
+        command.output().await.unwrap()
+    };
+    let listed = named(&own, &["sandbox", "list", "--json"]).await;
+    let rows: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(rows[0]["id"], mine.as_str());
+    assert_eq!(owners(&rows), ["default"]);
+    let refused = named(&own, &["sandbox", "kill", &theirs]).await;
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(words.contains("SANDBOX_NOT_FOUND"), "{words}");
+    assert!(world.node.has(&theirs));
+
+    let killed = world.run(&["sandbox", "kill", "--all", "--json"]).await;
+    assert_eq!(killed.json()["killed"].as_array().unwrap().len(), 2);
     assert!(world.node.sandboxes().is_empty());
 }
 

@@ -3,6 +3,9 @@
 //! limits both sides keep, and the error details a failed call carries.
 
 pub mod channel;
+mod guard;
+
+pub use guard::{Guarded, GuardedBody, Misbehaviour, agent_client};
 
 /// Generated from `proto/guest.proto`.
 #[expect(

@@ -31,6 +31,21 @@ pub(crate) struct Member {
     pub(crate) organisation: OrganisationId,
 }
 
+impl Principal {
+    /// Whose sandboxes are listed: everybody's when absent.
+    pub(crate) fn organisation(&self) -> Option<&OrganisationId> {
+        match self {
+            Self::Admin => None,
+            Self::Member(member) => Some(&member.organisation),
+        }
+    }
+
+    /// Whether sandboxes of that organisation are there for whoever asks.
+    pub(crate) fn sees(&self, organisation: &OrganisationId) -> bool {
+        self.organisation().is_none_or(|own| own == organisation)
+    }
+}
+
 /// Proof that the admin asks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Admin;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tombolo_guest_proto::MESSAGE_LEN_MAX;
 use tombolo_guest_proto::v1::agent_client::AgentClient;
+use tombolo_guest_proto::{Guarded, agent_client};
 use tombolo_ids::SandboxId;
 use tombolo_node_proto::SANDBOX_METADATA_KEY;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -18,6 +18,10 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Large enough that a stream nobody reads never stalls the others.
 const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 
+/// Headers of one answer together: more than any status of an agent has, so
+/// that one that is too long is seen, and told as that.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
 /// A channel to a node's unix socket, connected when first used and again
 /// whenever the connection was lost.
 ///
@@ -27,11 +31,15 @@ pub(crate) fn node_channel(socket: &Path) -> Channel {
     Endpoint::from_static("http://node.tombolo.internal")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         }))
 }
+
+/// The calls of the guest agent that one sandbox has.
+pub(crate) type GuestClient = AgentClient<Guarded<InterceptedService<Channel, SandboxHeader>>>;
 
 /// Calls of one sandbox's guest agent, passed through by the node.
 ///
@@ -52,10 +60,12 @@ impl GuestAgent {
         }
     }
 
-    pub(crate) fn client(&self) -> AgentClient<InterceptedService<Channel, SandboxHeader>> {
-        AgentClient::with_interceptor(self.channel.clone(), self.header.clone())
-            .max_decoding_message_size(MESSAGE_LEN_MAX)
-            .max_encoding_message_size(MESSAGE_LEN_MAX)
+    /// What the guest answers is checked before it is parsed.
+    pub(crate) fn client(&self) -> GuestClient {
+        agent_client(InterceptedService::new(
+            self.channel.clone(),
+            self.header.clone(),
+        ))
     }
 }
 

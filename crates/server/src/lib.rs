@@ -15,6 +15,7 @@ mod follow;
 mod guest;
 mod native;
 mod node;
+mod openapi;
 mod registry;
 mod routes;
 mod rpc;
@@ -29,5 +30,6 @@ mod websocket;
 
 pub use config::{Limits, ServerConfig};
 pub use database::OpenDatabaseError;
+pub use openapi::document as openapi_document;
 pub use serve::{ServeError, Server, run};
 pub use token::{ParseTokenHashError, TokenHash};

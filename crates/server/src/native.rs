@@ -1,53 +1,67 @@
-//! Tombolo's own endpoints: tokens, the server itself, richer listings.
+//! Tombolo's own endpoints: tokens and the server itself; richer listings are
+//! in `rows.rs`.
+
+mod rows;
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use futures_util::stream::{self, StreamExt as _};
-use serde::Serialize;
-use tombolo_api::error::ErrorCode;
+use tombolo_api::error::{ErrorBody, ErrorCode};
 use tombolo_api::native::{
-    CreateToken, CreatedToken, LifetimeKind, LimitsInfo, NodeInfo, SandboxPhase, SandboxRow,
-    ServerInfo, TokenRow, UsageInfo,
+    CreateToken, CreatedToken, HEALTH_PATH, Health, INFO_PATH, LimitsInfo, NodeInfo, ServerInfo,
+    TOKENS_PATH, TokenRow,
 };
-use tombolo_api::query::PAGE_LEN_MAX;
 use tombolo_ids::{OrganisationId, OrganisationSlug, TokenId};
-use tombolo_lifecycle::Phase;
-use url::form_urlencoded;
 
 use crate::app::App;
 use crate::auth::{Admin, Principal};
 use crate::body::JsonBody;
 use crate::clock;
 use crate::config::Limits;
-use crate::database::{NewToken, PageQuery, SandboxRecord, StoredState, UsageSample};
+use crate::database::NewToken;
 use crate::error::ApiError;
-use crate::sandboxes::{parse_cursor, parse_query, stopped_since};
+use crate::openapi::{REFUSED, SERVER_TAG, TOKENS_TAG};
 use crate::token::{TokenHash, new_token};
+
+pub(crate) use rows::{__path_list_sandboxes, list_sandboxes};
 
 /// The organisation of a token that names none.
 const ORGANISATION_DEFAULT: &str = "default";
 /// The longest name of a token, in bytes.
 const TOKEN_NAME_LEN_MAX: usize = 128;
-/// Sandboxes measured at a time when fresh figures are asked for.
-const MEASURED_AT_ONCE: usize = 8;
 
-#[derive(Debug, Serialize)]
-pub(crate) struct Health {
-    status: &'static str,
-    /// Whether the node can be reached.
-    node: bool,
-}
-
+/// Whether the server runs
+///
+/// The only address that needs no token.
+#[utoipa::path(
+    get,
+    path = HEALTH_PATH,
+    tag = SERVER_TAG,
+    security(()),
+    responses((status = 200, description = "It runs", body = Health)),
+)]
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Json<Health> {
     Json(Health {
-        status: "ok",
+        status: "ok".to_owned(),
         node: app.node.is_up(),
     })
 }
 
+/// Create a token
+///
+/// Admin only. An organisation that does not exist is made.
+#[utoipa::path(
+    post,
+    path = TOKENS_PATH,
+    tag = TOKENS_TAG,
+    request_body = CreateToken,
+    responses(
+        (status = 201, description = "The token, this once", body = CreatedToken),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn create_token(
     State(app): State<Arc<App>>,
     _: Admin,
@@ -94,6 +108,18 @@ pub(crate) async fn create_token(
     Ok((StatusCode::CREATED, Json(CreatedToken { token, row })))
 }
 
+/// List every token, without their text
+///
+/// Admin only.
+#[utoipa::path(
+    get,
+    path = TOKENS_PATH,
+    tag = TOKENS_TAG,
+    responses(
+        (status = 200, description = "Revoked ones too", body = Vec<TokenRow>),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn list_tokens(
     State(app): State<Arc<App>>,
     _: Admin,
@@ -101,6 +127,19 @@ pub(crate) async fn list_tokens(
     Ok(Json(app.database.tokens().await?))
 }
 
+/// Revoke a token
+///
+/// Admin only. New requests are refused; connections that are open stay open.
+#[utoipa::path(
+    delete,
+    path = format!("{TOKENS_PATH}/{{id}}"),
+    tag = TOKENS_TAG,
+    params(("id" = String, Path, description = "The token's id")),
+    responses(
+        (status = 204, description = "It is revoked"),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn revoke_token(
     State(app): State<Arc<App>>,
     _: Admin,
@@ -116,6 +155,16 @@ pub(crate) async fn revoke_token(
     }
 }
 
+/// What this server is and allows
+#[utoipa::path(
+    get,
+    path = INFO_PATH,
+    tag = SERVER_TAG,
+    responses(
+        (status = 200, description = "Version, region, node and limits", body = ServerInfo),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn info(State(app): State<Arc<App>>, _: Principal) -> Json<ServerInfo> {
     let node = app.node.describe().await;
     let node = node
@@ -148,109 +197,5 @@ fn limits_info(limits: &Limits) -> LimitsInfo {
         memory_mib_max: limits.memory_max,
         memory_mib_default: limits.memory_default,
         grace_secs: limits.grace.as_secs(),
-    }
-}
-
-/// Everything known about sandboxes: of the member's organisation, or of all
-/// when the admin asks. `usage=fresh` measures those that run first.
-pub(crate) async fn list_sandboxes(
-    State(app): State<Arc<App>>,
-    principal: Principal,
-    RawQuery(raw): RawQuery,
-) -> Result<Json<Vec<SandboxRow>>, ApiError> {
-    let fresh = raw.as_deref().is_some_and(|raw| {
-        form_urlencoded::parse(raw.as_bytes())
-            .any(|(key, value)| key == "usage" && value == "fresh")
-    });
-    let query = parse_query(raw)?;
-    let organisation = match &principal {
-        Principal::Admin => None,
-        Principal::Member(member) => Some(&member.organisation),
-    };
-    let page_query = PageQuery {
-        organisation,
-        labels: &query.labels,
-        stopped_since: stopped_since(&app),
-        after: query.cursor.as_deref().map(parse_cursor).transpose()?,
-        limit: query.limit.unwrap_or(PAGE_LEN_MAX),
-    };
-    let page = app.database.sandbox_page(&page_query).await?;
-    let rows: Vec<SandboxRow> = stream::iter(page.records)
-        .map(|record| row(&app, record, fresh))
-        .buffered(MEASURED_AT_ONCE)
-        .collect()
-        .await;
-    Ok(Json(rows))
-}
-
-async fn row(app: &App, record: SandboxRecord, fresh: bool) -> SandboxRow {
-    let mut row = stored_row(record);
-    if let Some(handle) = app.registry.get(&row.id) {
-        let status = handle.status();
-        row.deadline_ms = status.deadline;
-        let (state, reason) = phase(status.phase);
-        row.state = state;
-        row.reason = reason.or(row.reason);
-        let mut meter = handle.meter().lock().await;
-        if fresh
-            && matches!(row.state, SandboxPhase::Running | SandboxPhase::Grace)
-            && let Err(error) = meter.measure(app).await
-        {
-            tracing::warn!(sandbox = %row.id, %error, "not measured");
-        }
-        row.usage = meter.latest().map(usage_info);
-        return row;
-    }
-    match app.database.usage_totals(&row.id).await {
-        Ok(totals) => row.usage = totals.map(|totals| usage_info(totals.latest)),
-        Err(error) => tracing::warn!(sandbox = %row.id, %error, "usage not read"),
-    }
-    row
-}
-
-fn stored_row(record: SandboxRecord) -> SandboxRow {
-    SandboxRow {
-        id: record.id,
-        organisation: record.slug,
-        region: record.region.to_string(),
-        state: match record.state {
-            StoredState::Creating => SandboxPhase::Creating,
-            StoredState::Running => SandboxPhase::Running,
-            StoredState::Stopping => SandboxPhase::Stopping,
-            StoredState::Stopped => SandboxPhase::Stopped,
-        },
-        reason: record.stop_reason.map(|reason| reason.as_str().to_owned()),
-        lifetime: match record.lifetime.kind {
-            tombolo_lifecycle::LifetimeKind::Session => LifetimeKind::Session,
-            tombolo_lifecycle::LifetimeKind::Duration => LifetimeKind::Duration,
-        },
-        isolation: record.isolation,
-        memory_mib: record.memory,
-        disk_bytes: record.disk,
-        created_at_ms: record.created_at,
-        deadline_ms: record.lifetime.deadline,
-        stopped_at_ms: record.stopped_at,
-        labels: record.labels,
-        usage: None,
-    }
-}
-
-fn phase(phase: Phase) -> (SandboxPhase, Option<String>) {
-    match phase {
-        Phase::Creating => (SandboxPhase::Creating, None),
-        Phase::Running => (SandboxPhase::Running, None),
-        Phase::Grace { .. } => (SandboxPhase::Grace, None),
-        Phase::Stopping { reason } => (SandboxPhase::Stopping, Some(reason.as_str().to_owned())),
-        Phase::Stopped { reason } => (SandboxPhase::Stopped, Some(reason.as_str().to_owned())),
-    }
-}
-
-fn usage_info(sample: UsageSample) -> UsageInfo {
-    UsageInfo {
-        at_ms: sample.taken_at,
-        cpu_nanos: sample.cpu_nanos,
-        memory_mib_seconds: sample.memory_mib_millis / 1000,
-        memory_private_bytes: sample.memory_private_bytes,
-        disk_allocated_bytes: sample.disk_allocated_bytes,
     }
 }

@@ -7,42 +7,43 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
 use axum::middleware::from_fn;
-use axum::routing::{MethodRouter, any, delete, get, post};
+use axum::routing::{MethodRouter, any, post};
 use tombolo_api::error::ErrorCode;
-use tombolo_api::{CREATE_PATH, native as paths};
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::Member;
 use crate::body::BODY_LEN_MAX;
 use crate::error::ApiError;
+use crate::openapi::Document;
 use crate::{native, sandboxes, trace, websocket};
 
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let sandbox = delete(sandboxes::kill).patch(sandboxes::extend);
-    let routes = Router::new()
-        .route(CREATE_PATH, get(websocket::create))
-        .route("/api/v3/sandbox/{id}/connect", get(websocket::connect))
-        .route("/api/v3/sandbox/{id}", sandbox)
-        .route("/api/v3/sandboxes/{id}", delete(sandboxes::kill))
-        .route("/api/v3/sandboxes", get(sandboxes::list_v3))
-        .route("/api/v2/sandboxes", get(sandboxes::list_v2))
-        .route(paths::HEALTH_PATH, get(native::health))
-        .route(paths::INFO_PATH, get(native::info))
-        .route(paths::SANDBOXES_PATH, get(native::list_sandboxes))
-        .route(
-            paths::TOKENS_PATH,
-            get(native::list_tokens).post(native::create_token),
-        )
-        .route(
-            &format!("{}/{{id}}", paths::TOKENS_PATH),
-            delete(native::revoke_token),
-        );
+    let (routes, _document) = described().split_for_parts();
     not_built(routes)
         .fallback(unknown_address)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(from_fn(trace::trace))
         .with_state(app)
+}
+
+/// Every address that does something, with its description.
+pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(websocket::create))
+        .routes(routes!(websocket::connect))
+        .routes(routes!(sandboxes::kill, sandboxes::extend))
+        .routes(routes!(sandboxes::kill_listed))
+        .routes(routes!(sandboxes::list_v3))
+        .routes(routes!(sandboxes::list_v2))
+        .routes(routes!(native::list_sandboxes))
+        .routes(routes!(native::list_tokens, native::create_token))
+        .routes(routes!(native::revoke_token))
+        .routes(routes!(native::info))
+        .routes(routes!(native::health))
 }
 
 /// What the official clients know and this version does not do.

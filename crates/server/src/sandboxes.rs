@@ -9,22 +9,22 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
-use tombolo_api::error::ErrorCode;
+use tombolo_api::error::{ErrorBody, ErrorCode};
 use tombolo_api::query::{ListQuery, PAGE_LEN_MAX};
 use tombolo_api::sandbox::{SandboxMeta, SandboxStatus, StopAt};
 use tombolo_ids::{SandboxId, UnixMillis};
-use url::form_urlencoded;
 
 use crate::app::App;
-use crate::auth::Member;
+use crate::auth::{Member, Principal};
 use crate::body::JsonBody;
 use crate::clock;
 use crate::database::{Page, PageQuery, SandboxRecord, StoredState};
 use crate::error::ApiError;
+use crate::openapi::{ListParameters, REFUSED, SANDBOXES_TAG};
 use crate::sandbox::{Killed, SandboxHandle};
 
 /// Rows on a page of the paged listing when the client does not say.
-const PAGE_LEN_DEFAULT: u32 = 100;
+pub(crate) const PAGE_LEN_DEFAULT: u32 = 100;
 
 /// A sandbox of the member's organisation that this server looks after.
 pub(crate) async fn find_running(
@@ -48,22 +48,59 @@ pub(crate) async fn find_running(
     }
 }
 
+/// End a sandbox
+///
+/// Ending what has ended is no mistake. The admin token ends anybody's.
+#[utoipa::path(
+    delete,
+    path = "/api/v3/sandbox/{id}",
+    tag = SANDBOXES_TAG,
+    operation_id = "kill_sandbox",
+    params(("id" = String, Path, description = "The sandbox's id")),
+    responses(
+        (status = 204, description = "Nothing is left of it"),
+        (status = 202, description = "It is ending, which takes longer than usual"),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn kill(
     State(app): State<Arc<App>>,
-    member: Member,
+    principal: Principal,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
+    end(&app, &principal, &id).await
+}
+
+/// End a sandbox, by the path of the listing
+#[utoipa::path(
+    delete,
+    path = "/api/v3/sandboxes/{id}",
+    tag = SANDBOXES_TAG,
+    operation_id = "kill_listed_sandbox",
+    params(("id" = String, Path, description = "The sandbox's id")),
+    responses(
+        (status = 204, description = "Nothing is left of it"),
+        (status = 202, description = "It is ending, which takes longer than usual"),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
+pub(crate) async fn kill_listed(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    end(&app, &principal, &id).await
+}
+
+async fn end(app: &App, principal: &Principal, id: &str) -> Result<StatusCode, ApiError> {
     let id: SandboxId = id.parse().ok().ok_or_else(ApiError::sandbox_not_found)?;
     let Some(handle) = app.registry.get(&id) else {
-        // Ending what has ended is no mistake.
         return match app.database.sandbox(&id).await? {
-            Some(record) if record.organisation == member.organisation => {
-                Ok(StatusCode::NO_CONTENT)
-            }
+            Some(record) if principal.sees(&record.organisation) => Ok(StatusCode::NO_CONTENT),
             _ => Err(ApiError::sandbox_not_found()),
         };
     };
-    if *handle.organisation() != member.organisation {
+    if !principal.sees(handle.organisation()) {
         return Err(ApiError::sandbox_not_found());
     }
     Ok(match handle.kill().await {
@@ -72,6 +109,21 @@ pub(crate) async fn kill(
     })
 }
 
+/// Ask for a later end
+///
+/// The end never moves closer.
+#[utoipa::path(
+    patch,
+    path = "/api/v3/sandbox/{id}",
+    tag = SANDBOXES_TAG,
+    operation_id = "extend_sandbox",
+    params(("id" = String, Path, description = "The sandbox's id")),
+    request_body = StopAt,
+    responses(
+        (status = 200, description = "The end that was granted", body = StopAt),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn extend(
     State(app): State<Arc<App>>,
     member: Member,
@@ -83,40 +135,78 @@ pub(crate) async fn extend(
     Ok(Json(StopAt { stop_at_ms }))
 }
 
-/// The listing that its client reads as a whole.
+/// List sandboxes, up to 1000 rows at once
+///
+/// Newest first. The admin token lists everybody's.
+#[utoipa::path(
+    get,
+    path = "/api/v2/sandboxes",
+    tag = SANDBOXES_TAG,
+    operation_id = "list_sandboxes_v2",
+    params(ListParameters),
+    responses(
+        (
+            status = 200,
+            description = "One page",
+            body = Vec<SandboxMeta>,
+            headers(("link" = String, description = "The next page, as `<ADDRESS>; rel=\"next\"`")),
+        ),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn list_v2(
     State(app): State<Arc<App>>,
-    member: Member,
+    principal: Principal,
     uri: Uri,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list(&app, &member, &uri, query, &headers, PAGE_LEN_MAX).await
+    list(&app, &principal, &uri, query, &headers, PAGE_LEN_MAX).await
 }
 
-/// The listing that is read page by page.
+/// List sandboxes page by page
+///
+/// Newest first. The admin token lists everybody's.
+#[utoipa::path(
+    get,
+    path = "/api/v3/sandboxes",
+    tag = SANDBOXES_TAG,
+    operation_id = "list_sandboxes_v3",
+    params(ListParameters),
+    responses(
+        (
+            status = 200,
+            description = "One page",
+            body = Vec<SandboxMeta>,
+            headers(("link" = String, description = "The next page, as `<ADDRESS>; rel=\"next\"`")),
+        ),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn list_v3(
     State(app): State<Arc<App>>,
-    member: Member,
+    principal: Principal,
     uri: Uri,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list(&app, &member, &uri, query, &headers, PAGE_LEN_DEFAULT).await
+    list(&app, &principal, &uri, query, &headers, PAGE_LEN_DEFAULT).await
 }
 
 async fn list(
     app: &App,
-    member: &Member,
+    principal: &Principal,
     uri: &Uri,
     query: Option<String>,
     headers: &HeaderMap,
     limit_default: u32,
 ) -> Result<Response, ApiError> {
-    let query = parse_query(query)?;
+    let mut query = ListQuery::parse(&query.unwrap_or_default())
+        .map_err(|error| ApiError::saying(ErrorCode::InvalidRequest, &error))?;
     let page_query = PageQuery {
-        organisation: Some(&member.organisation),
+        organisation: principal.organisation(),
         labels: &query.labels,
+        states: &[],
         stopped_since: stopped_since(app),
         after: query.cursor.as_deref().map(parse_cursor).transpose()?,
         limit: query.limit.unwrap_or(limit_default),
@@ -124,19 +214,11 @@ async fn list(
     let Page { records, next } = app.database.sandbox_page(&page_query).await?;
     let metas: Vec<SandboxMeta> = records.into_iter().map(meta).collect();
     let mut response = Json(metas).into_response();
-    if let Some((created_at, id)) = next {
-        let address = format!("{}{}", origin(app, headers), uri.path());
-        let link = next_link(&address, &query, created_at, &id);
-        if let Ok(link) = HeaderValue::from_str(&link) {
-            response.headers_mut().insert(LINK, link);
-        }
+    if let Some(last) = next {
+        query.cursor = Some(cursor_of(&last));
+        link_header(app, &mut response, uri, headers, &query.to_query());
     }
     Ok(response)
-}
-
-pub(crate) fn parse_query(query: Option<String>) -> Result<ListQuery, ApiError> {
-    ListQuery::parse(&query.unwrap_or_default())
-        .map_err(|error| ApiError::saying(ErrorCode::InvalidRequest, &error))
 }
 
 /// How far back ended sandboxes are shown.
@@ -158,18 +240,29 @@ pub(crate) fn parse_cursor(cursor: &str) -> Result<(UnixMillis, SandboxId), ApiE
         })
 }
 
+/// The cursor of the page after the one that ends with this row.
+pub(crate) fn cursor_of((created_at, id): &(UnixMillis, SandboxId)) -> String {
+    format!("{created_at}.{id}")
+}
+
+/// Tells where the next page is.
+pub(crate) fn link_header(
+    app: &App,
+    response: &mut Response,
+    uri: &Uri,
+    headers: &HeaderMap,
+    query: &str,
+) {
+    let address = format!("{}{}", origin(app, headers), uri.path());
+    if let Ok(link) = HeaderValue::from_str(&next_link(&address, query)) {
+        response.headers_mut().insert(LINK, link);
+    }
+}
+
 /// The address of the next page, in full: clients parse it as one. Form
 /// encoding leaves no comma and no semicolon, which they would split at.
-fn next_link(address: &str, query: &ListQuery, created_at: UnixMillis, id: &SandboxId) -> String {
-    let mut pairs = form_urlencoded::Serializer::new(String::new());
-    for (key, value) in &query.labels {
-        pairs.append_pair(&format!("labels[{key}]"), value);
-    }
-    if let Some(limit) = query.limit {
-        pairs.append_pair("limit", &limit.to_string());
-    }
-    pairs.append_pair("cursor", &format!("{created_at}.{id}"));
-    format!("<{address}?{}>; rel=\"next\"", pairs.finish())
+fn next_link(address: &str, query: &str) -> String {
+    format!("<{address}?{query}>; rel=\"next\"")
 }
 
 /// The address of this server as the client knows it.
@@ -223,13 +316,13 @@ mod tests {
 
     #[test]
     fn links_are_absolute_and_nothing_in_them_splits() {
+        let id: SandboxId = "sbx_ord_1at5nn58e77rtd11e3k3".parse().unwrap();
         let query = ListQuery {
             labels: [("a,b;c".to_owned(), "<d> \"e\"".to_owned())].into(),
             limit: Some(2),
-            cursor: None,
+            cursor: Some(cursor_of(&(UnixMillis(7), id.clone()))),
         };
-        let id: SandboxId = "sbx_ord_1at5nn58e77rtd11e3k3".parse().unwrap();
-        let link = next_link("http://h:1/api/v3/sandboxes", &query, UnixMillis(7), &id);
+        let link = next_link("http://h:1/api/v3/sandboxes", &query.to_query());
         let (address, rel) = link.split_once("; ").unwrap();
         assert_eq!(rel, "rel=\"next\"");
         assert!(!address.contains([',', ';', ' ', '"']), "{address}");

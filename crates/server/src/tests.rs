@@ -4,6 +4,7 @@
 mod accounts;
 mod creating;
 mod harness;
+mod hostile;
 mod lifetimes;
 mod listing;
 mod recovery;

@@ -12,8 +12,8 @@ use axum::http::header::USER_AGENT;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use tombolo_api::config::CreateConfig;
-use tombolo_api::error::ErrorCode;
-use tombolo_api::{CONFIG_HEADER, SANDBOX_ID_HEADER};
+use tombolo_api::error::{ErrorBody, ErrorCode};
+use tombolo_api::{CONFIG_HEADER, CREATE_PATH, SANDBOX_ID_HEADER};
 use tombolo_lifecycle::{SandboxPlan, SandboxRequest};
 
 use crate::app::App;
@@ -21,12 +21,36 @@ use crate::auth::Member;
 use crate::clock;
 use crate::error::ApiError;
 use crate::guest::Dialect;
+use crate::openapi::{REFUSED, SANDBOXES_TAG};
 use crate::rpc::{self, RpcLimits, RpcSession};
 use crate::sandbox::{self, Connection};
 use crate::sandboxes::find_running;
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
+/// Create a sandbox (WebSocket)
+///
+/// The connection that creates a sandbox is its primary one. What is spoken on
+/// it afterwards is JSON-RPC.
+#[utoipa::path(
+    get,
+    path = CREATE_PATH,
+    tag = SANDBOXES_TAG,
+    operation_id = "create_sandbox",
+    params((
+        "x-deno-sandbox-config" = Option<String>,
+        Header,
+        description = "Base64 of a JSON object such as `NewSandbox`; the clients' other keys are in the reference"
+    )),
+    responses(
+        (
+            status = 101,
+            description = "The sandbox runs",
+            headers(("x-deno-sandbox-id" = String, description = "The sandbox's id")),
+        ),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     member: Member,
@@ -42,6 +66,22 @@ pub(crate) async fn create(
     Ok(answer(&app, upgrade, &headers, connection))
 }
 
+/// Connect to a sandbox (WebSocket)
+#[utoipa::path(
+    get,
+    path = "/api/v3/sandbox/{id}/connect",
+    tag = SANDBOXES_TAG,
+    operation_id = "connect_sandbox",
+    params(("id" = String, Path, description = "The sandbox's id")),
+    responses(
+        (
+            status = 101,
+            description = "Connected",
+            headers(("x-deno-sandbox-id" = String, description = "The sandbox's id")),
+        ),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
 pub(crate) async fn connect(
     State(app): State<Arc<App>>,
     member: Member,

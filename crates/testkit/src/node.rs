@@ -2,6 +2,7 @@
 //! a test says so, and passes guest calls to a [`FakeAgent`] for each.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,9 @@ use tombolo_guest_proto::v1::agent_server::{Agent, AgentServer};
 use tombolo_node_proto::v1::node_server::NodeServer;
 use tombolo_node_proto::v1::{CreateSandboxRequest, SandboxEnded, SandboxState, SandboxUsageReply};
 use tonic::Code;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -86,6 +90,21 @@ impl FakeNode {
     /// A node that passes every guest call to `agent`, whichever the sandbox.
     pub fn with_agent(agent: impl Agent) -> anyhow::Result<Self> {
         Self::with_routes(new_shared(), Routes::new(AgentServer::new(agent)))
+    }
+
+    /// A node whose guests answer calls with whatever `guest` does, gRPC or
+    /// not.
+    pub fn with_guest<S>(guest: S) -> anyhow::Result<Self>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        Self::with_routes(new_shared(), Routes::new(guest))
     }
 
     fn with_routes(shared: Arc<Shared>, routes: Routes) -> anyhow::Result<Self> {

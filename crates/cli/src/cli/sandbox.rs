@@ -44,9 +44,12 @@ pub(crate) struct CreateArgs {
     pub(crate) server: ServerArgs,
 }
 
-/// List sandboxes, those that have ended too
+/// List sandboxes, the newest first, those that have ended too
 #[derive(Debug, Args)]
 #[command(after_help = "\
+On the machine that runs the server, as root, these are every organisation's; elsewhere those of
+the token's organisation.
+
 Examples:
   tombolo sandbox list
   tombolo sandbox list --running --label job=nightly --json")]
@@ -57,6 +60,9 @@ pub(crate) struct ListArgs {
     /// Only those with this label; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
+    /// At most so many [default: all]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -162,6 +168,9 @@ pub(crate) struct ExtendArgs {
 /// End sandboxes now
 #[derive(Debug, Args)]
 #[command(after_help = "\
+On the machine that runs the server, as root, this ends any organisation's; elsewhere those of the
+token's organisation.
+
 Examples:
   tombolo sandbox kill sbx_ord_0123456789abcdefghjk
   tombolo sandbox kill --all")]

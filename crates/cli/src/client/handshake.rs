@@ -158,15 +158,14 @@ async fn open_unbounded(
     let request = upgrade_request(endpoint, token, path, config, &key)?;
     let response = sender.send_request(request).await.map_err(broken)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (status, trace_id, body) =
-            rest::read_answer(response)
-                .await
-                .map_err(|source| ConnectError::Body {
-                    endpoint: endpoint.clone(),
-                    source,
-                })?;
+        let answer = rest::read_answer(response)
+            .await
+            .map_err(|source| ConnectError::Body {
+                endpoint: endpoint.clone(),
+                source,
+            })?;
         return Err(ConnectError::Refused {
-            refusal: rest::read_refusal(status, trace_id, &body),
+            refusal: rest::read_refusal(&answer),
         });
     }
     let sandbox =

@@ -43,6 +43,8 @@ pub(crate) enum RequestError {
     TimedOut { endpoint: Endpoint, limit: Duration },
     #[error("{refusal}")]
     Refused { refusal: Refusal },
+    #[error("the server's listing does not end after {limit} pages")]
+    Endless { limit: usize },
     #[error("the server's answer broke off")]
     Body {
         #[source]
@@ -128,7 +130,7 @@ impl RestClient {
     pub(crate) async fn healthy(&self) -> bool {
         self.exchange(Method::GET, tombolo_api::native::HEALTH_PATH, Bytes::new())
             .await
-            .is_ok_and(|(status, _, _)| status.is_success())
+            .is_ok_and(|answer| answer.status.is_success())
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
@@ -164,12 +166,24 @@ impl RestClient {
         path: &str,
         body: Bytes,
     ) -> Result<Bytes, RequestError> {
-        let (status, trace_id, body) = self.exchange(method, path, body).await?;
-        if status.is_success() {
-            return Ok(body);
+        self.accepted(method, path, body)
+            .await
+            .map(|answer| answer.body)
+    }
+
+    /// An answer that is a success.
+    pub(super) async fn accepted(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, RequestError> {
+        let answer = self.exchange(method, path, body).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
         }
         Err(RequestError::Refused {
-            refusal: read_refusal(status, trace_id, &body),
+            refusal: read_refusal(&answer),
         })
     }
 
@@ -178,7 +192,7 @@ impl RestClient {
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, Option<String>, Bytes), RequestError> {
+    ) -> Result<Answer, RequestError> {
         let request = self.build(method, path, body)?;
         let answer =
             async {
@@ -229,23 +243,39 @@ impl RestClient {
     }
 }
 
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    trace_id: Option<String>,
+    /// The header that tells where a listing goes on.
+    pub(super) link: Option<String>,
+    pub(super) body: Bytes,
+}
+
 /// Reads a whole answer, up to the limit.
 pub(super) async fn read_answer(
     response: Response<Incoming>,
-) -> Result<(StatusCode, Option<String>, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let (parts, body) = response.into_parts();
-    let trace_id = parts
-        .headers
-        .get(tombolo_api::TRACE_ID_HEADER)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
+    let header = |name: &str| {
+        let value = parts.headers.get(name)?;
+        value.to_str().ok().map(str::to_owned)
+    };
     let body = Limited::new(body, ANSWER_LEN_MAX).collect().await?;
-    Ok((parts.status, trace_id, body.to_bytes()))
+    Ok(Answer {
+        status: parts.status,
+        trace_id: header(tombolo_api::TRACE_ID_HEADER),
+        link: header(http::header::LINK.as_str()),
+        body: body.to_bytes(),
+    })
 }
 
 /// Understands an error body, or says what there was instead of one.
-pub(super) fn read_refusal(status: StatusCode, trace_id: Option<String>, body: &[u8]) -> Refusal {
-    match serde_json::from_slice(body) {
+pub(super) fn read_refusal(answer: &Answer) -> Refusal {
+    let status = answer.status;
+    let trace_id = answer.trace_id.clone();
+    match serde_json::from_slice(&answer.body) {
         Ok(ErrorBody { code, message }) => Refusal {
             status,
             code,
@@ -255,13 +285,17 @@ pub(super) fn read_refusal(status: StatusCode, trace_id: Option<String>, body: &
         Err(_not_an_error_body) => Refusal {
             status,
             code: status.as_u16().to_string(),
-            message: format!("the server answered {status}: {}", excerpt(body)),
+            message: format!("the server answered {status}: {}", excerpt(&answer.body)),
             trace_id,
         },
     }
 }
 
-fn decode<T: DeserializeOwned>(method: Method, path: &str, body: &[u8]) -> Result<T, RequestError> {
+pub(super) fn decode<T: DeserializeOwned>(
+    method: Method,
+    path: &str,
+    body: &[u8],
+) -> Result<T, RequestError> {
     serde_json::from_slice(body).map_err(|source| RequestError::Answer {
         method,
         path: path.to_owned(),

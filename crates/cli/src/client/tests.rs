@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use base64::Engine as _;
@@ -21,6 +21,7 @@ use super::{
     CallError, ConnectError, Connection, CreateConfig, Endpoint, RequestError, RestClient,
 };
 use super::{Token, USER_AGENT};
+use tombolo_api::query::RowsQuery;
 
 const ID: &str = "sbx_ord_0123456789abcdefghjk";
 /// Long enough for a busy machine, short enough to notice a hang.
@@ -482,4 +483,64 @@ async fn requests_bring_an_answer_or_a_reason() {
     );
     let error = nobody.get::<Value>("/ok").await.unwrap_err();
     assert!(matches!(error, RequestError::Unreachable { .. }), "{error}");
+}
+
+/// A listing of so many rows that gives at most two at a time.
+fn pages(rows: usize) -> Router {
+    let page = move |uri: Uri| async move {
+        let query = RowsQuery::parse(uri.query().unwrap_or_default()).unwrap();
+        let start: usize = query
+            .page
+            .cursor
+            .map_or(0, |cursor| cursor.parse().unwrap());
+        let most = query.page.limit.unwrap().min(2) as usize;
+        let end = (start + most).min(rows);
+        let page: Vec<Value> = (start..end).map(listed).collect();
+        let mut response = axum::Json(page).into_response();
+        if end < rows {
+            // Another host: the token must not go there.
+            let link = format!("<http://elsewhere.invalid/rows?cursor={end}>; rel=\"next\"");
+            response.headers_mut().insert("link", link.parse().unwrap());
+        }
+        response
+    };
+    Router::new().route("/api/tombolo/v1/sandboxes", get(page))
+}
+
+fn listed(number: usize) -> Value {
+    json!({
+        "id": ID, "organisation": "default", "region": "ord", "state": "running",
+        "reason": null, "lifetime": "session", "isolation": null, "memory_mib": 1280,
+        "disk_bytes": 1, "created_at_ms": number, "deadline_ms": 0, "stopped_at_ms": null,
+        "labels": {}, "usage": null,
+    })
+}
+
+#[tokio::test]
+async fn a_listing_is_read_to_its_end_or_its_limit() {
+    for (there, limit, expected) in [
+        (0, None, 0),
+        (2, None, 2),
+        (5, None, 5),
+        (5, Some(1), 1),
+        (5, Some(3), 3),
+        (5, Some(9), 5),
+    ] {
+        let client = RestClient::new(listen(pages(there)).await, Token::new("t"));
+        let mut query = RowsQuery::default();
+        query.page.limit = limit;
+        let rows = in_time(client.sandbox_rows(query)).await.unwrap();
+        let numbers: Vec<i64> = rows.iter().map(|row| row.created_at_ms.0).collect();
+        assert_eq!(
+            numbers,
+            (0..expected).collect::<Vec<_>>(),
+            "{limit:?} of {there}"
+        );
+    }
+    let endless = RestClient::new(listen(pages(usize::MAX)).await, Token::new("t"));
+    let error = endless
+        .sandbox_rows(RowsQuery::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, RequestError::Endless { .. }), "{error}");
 }

@@ -1,5 +1,5 @@
-//! The reference pages that are made from the code. A test compares them with
-//! the files under `docs/reference`.
+//! The reference pages and the `OpenAPI` document, which are made from the code.
+//! A test compares them with the files that are checked in.
 
 use std::fmt::Write as _;
 
@@ -16,6 +16,7 @@ fn page(page: DocsPage) -> String {
     match page {
         DocsPage::Cli => cli_page(),
         DocsPage::Configuration => config::reference::page(),
+        DocsPage::Openapi => tombolo_server::openapi_document(),
     }
 }
 
@@ -70,16 +71,20 @@ mod tests {
 
     #[test]
     fn the_pages_are_current() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference");
-        for (kind, name) in [
-            (DocsPage::Cli, "cli"),
-            (DocsPage::Configuration, "configuration"),
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        for (kind, name, path) in [
+            (DocsPage::Cli, "cli", "docs/reference/cli.md"),
+            (
+                DocsPage::Configuration,
+                "configuration",
+                "docs/reference/configuration.md",
+            ),
+            (DocsPage::Openapi, "openapi", "openapi/tombolo.json"),
         ] {
-            let path = format!("{directory}/{name}.md");
-            let written = fs_err::read_to_string(&path).unwrap_or_default();
+            let written = fs_err::read_to_string(format!("{root}/{path}")).unwrap_or_default();
             assert!(
                 written.trim_end() == page(kind).trim_end(),
-                "{path} is stale: write it anew by \"cargo run -- docs {name} > docs/reference/{name}.md\""
+                "{path} is stale: write it anew by \"cargo run -- docs {name} > {path}\""
             );
         }
     }

@@ -1,11 +1,13 @@
 //! `tombolo sandbox …`: everything but `copy`, which has its own module.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use http::Method;
 use serde_json::json;
-use tombolo_api::native::{SANDBOXES_PATH, SandboxPhase, SandboxRow};
+use tombolo_api::native::{SandboxPhase, SandboxRow};
+use tombolo_api::query::{ListQuery, RowsQuery};
 use tombolo_api::sandbox::StopAt;
 use tombolo_diag::ExitCode;
 use tombolo_ids::UnixMillis;
@@ -13,6 +15,7 @@ use tombolo_ids::UnixMillis;
 use super::{OK, copy};
 use crate::attach::{self, Mode, Signals};
 use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
+use crate::client::listing::not_ended;
 use crate::client::process::{SpawnOptions, Stdin, WaitResult};
 use crate::client::{Connection, CreateConfig, RestClient};
 use crate::config::keys;
@@ -73,27 +76,53 @@ pub(super) fn lifetime(duration: Duration) -> String {
     format!("{}s", seconds.max(1))
 }
 
+/// As [`client`]; without a name, the machine's owner, to whom every
+/// organisation's sandboxes are there to be seen and ended.
+async fn overseer(context: &Context, args: &crate::cli::ServerArgs) -> Outcome<RestClient> {
+    let is_named =
+        args.endpoint.is_some() || context.environment.get(keys::ENDPOINT_VARIABLE).is_some();
+    if is_named {
+        client(context, args).await
+    } else {
+        local::admin(context).await
+    }
+}
+
 async fn list(context: &Context, args: &ListArgs) -> Outcome {
-    let labels = wire::labels(&args.label)?;
-    let client = client(context, &args.server).await?;
-    let mut rows: Vec<SandboxRow> = client.get(SANDBOXES_PATH).await.map_err(wire::refused)?;
-    rows.retain(|row| {
-        let has_labels = labels
-            .iter()
-            .all(|(key, value)| row.labels.get(key) == Some(value));
-        has_labels && (!args.running || row.state != SandboxPhase::Stopped)
-    });
+    let query = RowsQuery {
+        page: ListQuery {
+            labels: wire::labels(&args.label)?,
+            limit: args.limit,
+            cursor: None,
+        },
+        states: if args.running {
+            not_ended()
+        } else {
+            BTreeSet::new()
+        },
+        fresh: false,
+    };
+    let client = overseer(context, &args.server).await?;
+    let rows = client.sandbox_rows(query).await.map_err(wire::refused)?;
     if args.json {
         return output::json(&rows);
     }
-    let head = ["ID", "STATE", "MEMORY", "CREATED", "ENDS", "LABELS"];
+    let head = [
+        "ID",
+        "STATE",
+        "MEMORY",
+        "CREATED",
+        "ENDS",
+        "ORGANISATION",
+        "LABELS",
+    ];
     output::table(&head, rows.iter().map(row_cells).collect())
 }
 
 fn row_cells(row: &SandboxRow) -> Vec<String> {
     let state = match (&row.state, &row.reason) {
         (SandboxPhase::Stopped, Some(reason)) => format!("stopped ({reason})"),
-        (phase, _) => format!("{phase:?}").to_lowercase(),
+        (phase, _) => phase.as_str().to_owned(),
     };
     let labels: Vec<_> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     vec![
@@ -102,6 +131,7 @@ fn row_cells(row: &SandboxRow) -> Vec<String> {
         format!("{} MiB", row.memory_mib.0),
         moment(row.created_at_ms),
         moment(row.stopped_at_ms.unwrap_or(row.deadline_ms)),
+        row.organisation.to_string(),
         labels.join(" "),
     ]
 }
@@ -222,13 +252,14 @@ async fn kill(context: &Context, args: &KillArgs) -> Outcome<u8> {
     for id in &args.ids {
         ids.push(wire::sandbox_id(id)?);
     }
-    let client = client(context, &args.server).await?;
+    let client = overseer(context, &args.server).await?;
     if args.all {
-        let rows: Vec<SandboxRow> = client.get(SANDBOXES_PATH).await.map_err(wire::refused)?;
-        let running = rows
-            .into_iter()
-            .filter(|row| row.state != SandboxPhase::Stopped);
-        ids = running.map(|row| row.id).collect();
+        let query = RowsQuery {
+            states: not_ended(),
+            ..RowsQuery::default()
+        };
+        let rows = client.sandbox_rows(query).await.map_err(wire::refused)?;
+        ids = rows.into_iter().map(|row| row.id).collect();
     }
     let client = &client;
     let results: Vec<_> = stream::iter(ids)

@@ -3,7 +3,8 @@
 //! which lasts, so that a person need not create one.
 
 use http::Method;
-use tombolo_api::native::{CreateToken, CreatedToken, SANDBOXES_PATH, SandboxRow, TOKENS_PATH};
+use tombolo_api::native::{CreateToken, CreatedToken, TOKENS_PATH};
+use tombolo_api::query::{ListQuery, RowsQuery};
 use tombolo_server::TokenHash;
 
 use crate::client::{Endpoint, RestClient, Token};
@@ -37,7 +38,14 @@ pub(crate) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
     let endpoint = Endpoint::parse(&running.url)?;
     if let Some(kept) = state::read_if_there(&context.state.token_file())? {
         let client = RestClient::new(endpoint.clone(), Token::new(&kept));
-        match client.get::<Vec<SandboxRow>>(SANDBOXES_PATH).await {
+        let one = RowsQuery {
+            page: ListQuery {
+                limit: Some(1),
+                ..ListQuery::default()
+            },
+            ..RowsQuery::default()
+        };
+        match client.sandbox_rows(one).await {
             Ok(_rows) => return Ok(client),
             // Revoked, or of a database that is not there any more.
             Err(error) if error.refusal().is_some_and(|r| r.status.as_u16() == 401) => {}

@@ -83,6 +83,8 @@ pub(crate) struct PageQuery<'a> {
     /// Everybody's when absent.
     pub(crate) organisation: Option<&'a OrganisationId>,
     pub(crate) labels: &'a BTreeMap<String, String>,
+    /// Only rows in one of these; empty means any.
+    pub(crate) states: &'a [StoredState],
     /// Sandboxes that ended before this are left out.
     pub(crate) stopped_since: UnixMillis,
     /// Where the page before this one ended.
@@ -280,6 +282,14 @@ fn page_query(page: &PageQuery<'_>) -> QueryBuilder<Sqlite> {
             .push(" AND s.id < ")
             .push_bind(id.as_str().to_owned())
             .push("))");
+    }
+    if !page.states.is_empty() {
+        query.push(" AND s.state IN (");
+        let mut states = query.separated(", ");
+        for state in page.states {
+            states.push_bind(state.as_str());
+        }
+        query.push(")");
     }
     for (key, value) in page.labels {
         query

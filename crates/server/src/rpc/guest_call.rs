@@ -9,19 +9,15 @@ use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tombolo_guest_proto::v1::agent_client::AgentClient;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use crate::guest::{GuestAgent, SandboxHeader};
+use crate::guest::GuestAgent;
+pub(super) use crate::guest::GuestClient as Client;
 
 /// How long a call waits for a node that restarts.
 const RETRY_WINDOW: Duration = Duration::from_secs(15);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
-
-pub(super) type Client = AgentClient<InterceptedService<Channel, SandboxHeader>>;
 
 /// When a failed call may be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -143,10 +143,21 @@ async fn admins_and_members_keep_to_their_own_doors() {
             .await;
         answer.refuses(403, "FORBIDDEN");
     }
-    for path in [LIST, "/api/v2/sandboxes", "/api/v3/sandboxes/create"] {
+    let id = world.create(r#"{"timeout":"5m"}"#).await.unwrap().id();
+    let connect = format!("/api/v3/sandbox/{id}/connect");
+    for path in [&connect, "/api/v3/sandboxes/create"] {
         world.get_with(ADMIN, path).await.refuses(403, "FORBIDDEN");
     }
-    for path in ["/api/tombolo/v1/info", "/api/tombolo/v1/sandboxes"] {
+    let extend = format!("/api/v3/sandbox/{id}");
+    let body = Some(json!({ "stop_at_ms": 1 }));
+    let extended = world.send(Method::PATCH, &extend, ADMIN, body).await;
+    extended.refuses(403, "FORBIDDEN");
+    for path in [
+        "/api/tombolo/v1/info",
+        "/api/tombolo/v1/sandboxes",
+        "/api/v2/sandboxes",
+        LIST,
+    ] {
         assert_eq!(world.get_with(ADMIN, path).await.status, StatusCode::OK);
         assert_eq!(world.get(path).await.status, StatusCode::OK);
     }

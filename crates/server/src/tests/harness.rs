@@ -51,7 +51,10 @@ impl World {
     }
 
     pub(super) async fn with(limits: Limits) -> Self {
-        let node = FakeNode::start().unwrap();
+        Self::on(FakeNode::start().unwrap(), limits).await
+    }
+
+    pub(super) async fn on(node: FakeNode, limits: Limits) -> Self {
         let config = ServerConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             base_url: None,

@@ -7,6 +7,9 @@ use tombolo_node_proto::v1::SandboxUsageReply;
 use super::harness::{ADMIN, Answer, World, labelled, quick};
 use crate::config::Limits;
 
+const ROWS: &str = "/api/tombolo/v1/sandboxes";
+const LISTINGS: [&str; 3] = ["/api/v2/sandboxes", "/api/v3/sandboxes", ROWS];
+
 fn ids(answer: &Answer) -> Vec<String> {
     let rows = answer
         .json
@@ -166,11 +169,7 @@ async fn everybody_sees_their_own_and_the_admin_sees_all() {
     let mine = world.create("{}").await.unwrap();
     let stranger = world.new_token("stranger").await;
     let theirs = world.create_with(&stranger, "{}").await.unwrap();
-    for path in [
-        "/api/v2/sandboxes",
-        "/api/v3/sandboxes",
-        "/api/tombolo/v1/sandboxes",
-    ] {
+    for path in LISTINGS {
         assert_eq!(ids(&world.get(path).await), [mine.id()], "{path}");
         assert_eq!(
             ids(&world.get_with(&stranger, path).await),
@@ -178,9 +177,137 @@ async fn everybody_sees_their_own_and_the_admin_sees_all() {
             "{path}"
         );
     }
+    for path in LISTINGS {
+        let all = world.get_with(ADMIN, path).await;
+        assert_eq!(ids(&all), [theirs.id(), mine.id()], "{path}");
+    }
     let all = world.get_with(ADMIN, "/api/tombolo/v1/sandboxes").await;
-    assert_eq!(ids(&all), [theirs.id(), mine.id()]);
     assert_eq!(all.json[0]["organisation"], "stranger");
+}
+
+/// What belongs to somebody else is answered exactly as what never was.
+#[tokio::test]
+async fn only_the_admin_ends_what_is_somebody_elses() {
+    let world = World::new().await;
+    let stranger = world.new_token("stranger").await;
+    let running = world.create(r#"{"timeout":"5m"}"#).await.unwrap().id();
+    let stopped = world.create("{}").await.unwrap();
+    let stopped_id = stopped.id();
+    stopped.close_normally().await;
+    world.until_state(&stopped_id, "stopped").await;
+    let kill = async |id: &str, token: &str| {
+        for path in ["sandbox", "sandboxes"] {
+            let path = format!("/api/v3/{path}/{id}");
+            let answer = world.send(http::Method::DELETE, &path, token, None).await;
+            if answer.status.as_u16() != 204 {
+                return Err(answer.json);
+            }
+        }
+        Ok(())
+    };
+    let nothing = kill("sbx_ord_1at5nn58e77rtd11e3k3", &stranger).await;
+    assert_eq!(nothing.as_ref().unwrap_err()["code"], "SANDBOX_NOT_FOUND");
+    for id in [&running, &stopped_id] {
+        assert_eq!(kill(id, &stranger).await, nothing, "{id}");
+        let extend = format!("/api/v3/sandbox/{id}");
+        let body = serde_json::json!({ "stop_at_ms": 1 });
+        let answer = world
+            .send(http::Method::PATCH, &extend, &stranger, Some(body))
+            .await;
+        answer.refuses(404, "SANDBOX_NOT_FOUND");
+    }
+    assert!(world.node.has(&running));
+    for id in [&running, &stopped_id] {
+        assert_eq!(kill(id, ADMIN).await, Ok(()), "{id}");
+    }
+    assert!(!world.node.has(&running));
+    let unknown = kill("sbx_ord_1at5nn58e77rtd11e3k3", ADMIN).await;
+    assert_eq!(unknown, nothing);
+}
+
+#[tokio::test]
+async fn rows_are_filtered_by_state() {
+    let world = World::new().await;
+    let running = world.create(r#"{"timeout":"5m"}"#).await.unwrap().id();
+    let stopped = world.create("{}").await.unwrap();
+    let stopped_id = stopped.id();
+    stopped.close_normally().await;
+    world.until_state(&stopped_id, "stopped").await;
+    let cases: [(&str, &[&String]); 7] = [
+        ("", &[&stopped_id, &running]),
+        ("?state=running", &[&running]),
+        ("?state=stopped", &[&stopped_id]),
+        ("?state=stopped,running", &[&stopped_id, &running]),
+        ("?state=stopped&state=grace", &[&stopped_id]),
+        ("?state=grace", &[]),
+        ("?state=creating,stopping", &[]),
+    ];
+    for (query, expected) in cases {
+        let answer = world.get(&format!("{ROWS}{query}")).await;
+        assert_eq!(ids(&answer).iter().collect::<Vec<_>>(), expected, "{query}");
+    }
+    for query in ["?state=", "?state=asleep", "?usage=none", "?limit=0"] {
+        let answer = world.get(&format!("{ROWS}{query}")).await;
+        answer.refuses(400, "INVALID_REQUEST");
+    }
+}
+
+/// The database still says that a sandbox runs when its task knows more.
+#[tokio::test]
+async fn a_lost_connection_shows_as_grace() {
+    let world = World::with(Limits {
+        grace: std::time::Duration::from_mins(5),
+        ..quick()
+    })
+    .await;
+    let socket = world.create("{}").await.unwrap();
+    let id = socket.id();
+    drop(socket);
+    world.until_state(&id, "grace").await;
+    let grace = world.get(&format!("{ROWS}?state=grace")).await;
+    assert_eq!(ids(&grace), [id]);
+    assert_eq!(
+        ids(&world.get(&format!("{ROWS}?state=running")).await),
+        [""; 0]
+    );
+}
+
+/// Pages hold every row once and in order, though rows in between end or do
+/// not match, and the parameters of the first request last to the end.
+#[tokio::test]
+async fn pages_of_rows_leave_nothing_out() {
+    let world = World::new().await;
+    let mut expected = Vec::new();
+    for number in 0..7 {
+        let other = number % 3 == 1;
+        let label = if other { "b" } else { "a" };
+        let config = format!(r#"{{"timeout":"5m","labels":{{"team":"{label}"}}}}"#);
+        let id = world.create(&config).await.unwrap().id();
+        if !other {
+            expected.insert(0, id);
+        }
+    }
+    let ended = expected.remove(2);
+    world.delete(&format!("/api/v3/sandbox/{ended}")).await;
+    world.until_state(&ended, "stopped").await;
+    let mut found = Vec::new();
+    let mut path = format!("{ROWS}?limit=2&labels%5Bteam%5D=a&state=running,creating");
+    loop {
+        let answer = world.get(&path).await;
+        assert!(ids(&answer).len() <= 2, "{answer:?}");
+        found.extend(ids(&answer));
+        let Some(next) = next_address(&answer) else {
+            break;
+        };
+        path = next
+            .split_once("/api")
+            .map(|(_, path)| format!("/api{path}"))
+            .unwrap();
+    }
+    assert_eq!(found, expected);
+    let one = world.get(ROWS).await;
+    assert_eq!(ids(&one).len(), 7);
+    assert_eq!(next_address(&one), None);
 }
 
 #[tokio::test]
