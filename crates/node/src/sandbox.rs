@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tombolo_host::{Machine, Usage};
 use tombolo_ids::SandboxId;
 use tonic::transport::Channel;
 
 const ORDERS_QUEUED_MAX: usize = 16;
+/// How soon a machine that computes without end gives way to the others.
+const BALANCE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a sandbox is no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,9 +130,12 @@ impl<M: Machine> Task<M> {
     }
 
     async fn serve(&mut self) -> EndReason {
+        let mut balance = tokio::time::interval(BALANCE_INTERVAL);
+        balance.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = until(self.handle.deadline_unix_millis());
             tokio::select! {
+                _ = balance.tick() => self.machine.balance(),
                 () = self.machine.ended() => return EndReason::Exited,
                 () = tokio::time::sleep_until(deadline) => return EndReason::Deadline,
                 order = self.inbox.recv() => match order {
