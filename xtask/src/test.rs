@@ -3,6 +3,7 @@
 //! The state directory is new each time, so that what is tested includes the
 //! set-up; the last lines are the test runner's own summary.
 
+mod machines;
 mod state;
 
 use std::path::{Path, PathBuf};

@@ -85,7 +85,7 @@ impl Drop for Lock {
     }
 }
 
-/// Removes the directories of runs that were killed.
+/// Removes what runs that were killed left: machines and directories.
 fn sweep(parent: &Path) -> anyhow::Result<()> {
     for entry in fs_err::read_dir(parent)? {
         let path = entry?.path();
@@ -98,6 +98,7 @@ fn sweep(parent: &Path) -> anyhow::Result<()> {
             continue;
         }
         if let Some(_abandoned) = Lock::take(&path)? {
+            super::machines::end_all(&path)?;
             fs_err::remove_dir_all(&path)?;
         }
     }
