@@ -9,7 +9,8 @@ use tombolo_net::address::{
 };
 
 use crate::guest::{
-    ETHERNET_LEN, GUEST_PORT, Heard, frame, gateway_ip, ip, packet, protocol, syn, syn_between, udp,
+    ETHERNET_LEN, GUEST_PORT, Heard, frame, gateway_ip, ip, ip_between, packet, protocol, syn,
+    syn_between, udp,
 };
 use crate::listener::{accept, assert_nothing_arrived};
 use crate::{address, rig};
@@ -98,14 +99,18 @@ fn echo(to: IpAddr) -> Vec<u8> {
 #[test]
 fn nobody_else_can_be_spoken_for() {
     let mut attacks = Vec::new();
-    for (bait, kind) in [(bait4(), IPV4), (bait6(), IPV6)] {
+    for (bait, to, kind) in [(bait4(), PUBLIC4, IPV4), (bait6(), PUBLIC6, IPV6)] {
+        // One datagram is enough to be heard, where a connection needs an answer.
+        let question = udp(address(to).ip(), GUEST_PORT, 53, b"hello");
         for from in [OTHER_MAC, GATEWAY_MAC, BROADCAST_MAC, [0; 6]] {
             let attack = frame(GATEWAY_MAC, from, kind, packet(&bait));
             attacks.push((format!("hardware source {from:x?}"), attack));
         }
         for to in [OTHER_MAC, GUEST_MAC, BROADCAST_MAC, [1, 0, 0x5e, 0, 0, 1]] {
-            let attack = frame(to, GUEST_MAC, kind, packet(&bait));
-            attacks.push((format!("hardware destination {to:x?}"), attack));
+            for packet in [packet(&bait), packet(&question)] {
+                let attack = frame(to, GUEST_MAC, kind, packet);
+                attacks.push((format!("hardware destination {to:x?}"), attack));
+            }
         }
     }
     let sources = [
@@ -126,8 +131,15 @@ fn nobody_else_can_be_spoken_for() {
         ("2606:4700::1", PUBLIC6),
     ];
     for (from, to) in sources {
-        let attack = syn_between(from.parse().unwrap(), address(to), GUEST_PORT);
-        attacks.push((format!("source {from}"), attack));
+        let (from, to) = (from.parse().unwrap(), address(to));
+        let what = format!("source {from}");
+        attacks.push((what.clone(), syn_between(from, to, GUEST_PORT)));
+        let mut question = Vec::new();
+        ip_between(from, to.ip())
+            .udp(GUEST_PORT, 53)
+            .write(&mut question, b"hello")
+            .unwrap();
+        attacks.push((what, question));
     }
     check(&attacks);
 }
@@ -449,12 +461,15 @@ fn questions() -> Vec<(&'static str, Vec<u8>)> {
     let guest = IpAddr::from(GUEST_IPV6);
     let gateway = neighbour(GATEWAY, 1, GUEST_MAC);
     let public = neighbour("2606:4700::1", 1, GUEST_MAC);
+    let asked = icmpv6(guest, SOLICITED, 255, SOLICIT, &gateway);
+    let to_all = frame(BROADCAST_MAC, GUEST_MAC, IPV6, packet(&asked));
     let ask = |from, hop_limit, body: &[u8]| icmpv6(from, SOLICITED, hop_limit, SOLICIT, body);
     vec![
         (
             "a question for routers",
             icmpv6(guest, "ff02::2", 255, 133, &[0; 4]),
         ),
+        ("a question to all", to_all),
         ("a question from afar", ask(guest, 64, &gateway)),
         ("a question by another", ask(LOCAL.into(), 255, &gateway)),
         ("a question for another", ask(guest, 255, &public)),

@@ -1,15 +1,21 @@
 //! How slots come, are found again, and go.
 
+use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use tokio::time::Instant;
 use tombolo_net::address::{GATEWAY_MAC, GUEST_MAC, TAP_NAME};
 use tombolo_net::{FindNamespaceError, ListenError, Namespace, Slot, SlotPool};
 
 use crate::guest::{GUEST_PORT, Guest, Heard, frame, syn, udp};
 use crate::listener::{accept, assert_nothing_arrived, receive};
 use crate::{Rig, address, rig, slot};
+
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn read_inside(namespace: &Namespace, path: &str) -> String {
     let path = format!("/proc/thread-self/net/{path}");
@@ -56,6 +62,37 @@ fn a_slot_has_two_interfaces_and_no_way_out() {
         .map(|place| fs_err::read_to_string(format!("/proc/sys/net/{place}/forwarding")).unwrap())
     });
     assert_eq!(forwarding.unwrap(), ["0\n"; 4]);
+}
+
+/// Whoever holds a socket of a slot, or were to make one in it, reaches the
+/// guest with answers and nobody with anything else.
+#[test]
+fn nothing_but_answers_leaves_a_slot() {
+    let rig = rig();
+    let send = |from: &str, to: &str| {
+        let socket = UdpSocket::bind(from)?;
+        socket.send_to(b"hello", to).map(drop)
+    };
+    for (from, to) in [
+        ("100.64.0.1:5000", "100.64.0.2:5000"),
+        ("100.64.0.1:53", "100.64.0.3:5000"),
+        ("100.64.0.1:53", "127.0.0.1:53"),
+        ("127.0.0.1:5000", "127.0.0.1:53"),
+        ("[fd54:6f6d:626f::1]:5000", "[fd54:6f6d:626f::2]:5000"),
+        ("[fd54:6f6d:626f::1]:53", "[fd54:6f6d:626f::3]:5000"),
+        ("[::1]:5000", "[::1]:53"),
+    ] {
+        let sent = rig.namespace.enter(|| send(from, to)).unwrap();
+        let refused = sent.map_err(|error| error.kind());
+        assert_eq!(refused, Err(ErrorKind::PermissionDenied), "{from} to {to}");
+    }
+    let nowhere = rig
+        .namespace
+        .enter(|| send("0.0.0.0:0", "93.184.216.34:53"));
+    let refused = nowhere.unwrap().map_err(|error| error.kind());
+    assert_eq!(refused, Err(ErrorKind::NetworkUnreachable));
+    rig.guest.assert_silence();
+    assert_nothing_arrived(&rig.sockets, "a datagram");
 }
 
 #[test]
@@ -107,7 +144,7 @@ fn with_nobody_listening_there_is_no_network() {
         assert_eq!(guest.hear(), Heard::PortUnreachable { port: 53 });
     }
     guest.assert_silence();
-    let sockets = namespace.listen().unwrap();
+    let sockets = eventually(|| namespace.listen().ok());
     guest.connect(to, 42_000);
     assert_eq!(accept(&sockets, to).1, to);
 }
@@ -145,7 +182,7 @@ async fn a_running_vm_leads_back_to_its_slot() {
     // Whoever made the slot is gone, and the proxy too.
     drop((slot.namespace, slot.sockets, found));
     let found = Namespace::of_vm(&pidfd, 0).unwrap();
-    let sockets = found.listen().unwrap();
+    let sockets = eventually(|| found.listen().ok());
     let guest = Guest::new(pidfd_getfd(&pidfd, 0, PidfdGetfdFlags::empty()).unwrap());
     let to = address("[2606:4700::1]:443");
     guest.connect(to, GUEST_PORT);
@@ -167,9 +204,21 @@ async fn a_running_vm_leads_back_to_its_slot() {
     vm.kill().await.unwrap();
     let ended = Namespace::of_vm(&pidfd, 0);
     assert!(matches!(ended, Err(FindNamespaceError::Descriptor { .. })));
-    // The tap went with its last holder.
-    let interfaces = read_inside(&found, "dev");
-    assert!(!interfaces.contains(TAP_NAME), "{interfaces}");
+    // The tap goes with its last holder.
+    eventually(|| (!read_inside(&found, "dev").contains(TAP_NAME)).then_some(()));
+}
+
+/// Tries until it succeeds. A program that another test starts at this moment
+/// holds a copy of every descriptor until it has become that program.
+fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "it never came to be");
+        std::thread::yield_now();
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::guest::{
     AT_ONCE, ETHERNET_LEN, GUEST_PORT, Heard, OFFLOAD_HEADER_LEN, guest_ip, packet, syn, tcp, udp,
@@ -9,6 +10,7 @@ use crate::guest::{
 use crate::listener::{accept, answer, assert_nothing_arrived, receive};
 use crate::{Rig, address, rig};
 use etherparse::{IpFragOffset, Ipv4HeaderSlice};
+use tokio::time::Instant;
 use tombolo_net::address::{GATEWAY_MAC, GUEST_MAC};
 
 const IPV4_LEN: usize = 20;
@@ -106,6 +108,24 @@ fn other_datagrams_are_refused_at_once_and_as_often_as_they_come() {
         }
     }
     assert_nothing_arrived(&rig.sockets, "a datagram");
+}
+
+/// A guest that floods is refused a thousand times, and a thousand a second.
+#[test]
+fn refusals_are_limited() {
+    let rig = rig();
+    let start = Instant::now();
+    let to = address("93.184.216.34:443");
+    let sent = 5000;
+    let mut refused = 0;
+    for _ in 0..sent {
+        rig.guest
+            .send(&udp(to.ip(), GUEST_PORT, to.port(), b"hello"));
+        refused += u32::from(rig.guest.hear_within(Duration::ZERO).is_some());
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(refused >= 1000);
+    assert!(f64::from(refused) <= 1001.0 + 1000.0 * seconds);
 }
 
 /// Cuts a packet after each so many bytes of what follows its IPv4 header.
