@@ -9,7 +9,7 @@ use crate::config::ServerConfig;
 use crate::database::Database;
 use crate::node::NodeLink;
 use crate::registry::Registry;
-use crate::rpc::StreamIds;
+use crate::rpc::{Budget, StreamIds};
 
 #[derive(Debug)]
 pub(crate) struct App {
@@ -18,6 +18,8 @@ pub(crate) struct App {
     pub(crate) node: NodeLink,
     pub(crate) registry: Registry,
     pub(crate) stream_ids: Arc<StreamIds>,
+    /// What all connections may hold together.
+    pub(crate) budget: Arc<Budget>,
     /// Fires when the server stops. Sandboxes live on.
     pub(crate) shutdown: CancellationToken,
     /// Every task that outlives a request.

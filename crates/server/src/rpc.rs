@@ -11,7 +11,9 @@
 //!
 //! All bytes come from a client nobody trusts or a guest nobody trusts: nothing
 //! here panics, and every queue and table has a bound in [`RpcLimits`] or a
-//! named constant. The queue to the client is short, so a client that does not
+//! named constant, and all connections together in [`Budget`]. No file is whole
+//! in memory, however large its message: what is long is passed on in the
+//! pieces in which it comes, both ways. The queue to the client is short, so a client that does not
 //! read slows down the pipes in the guest instead of filling memory here.
 //!
 //! What a connection opens it closes: files are closed in the guest, locks
@@ -19,6 +21,7 @@
 //! process behind it does not block.
 
 mod aborts;
+mod budget;
 mod call;
 mod connection;
 mod dispatch;
@@ -31,8 +34,10 @@ mod guest_call;
 mod handle_table;
 mod handles;
 mod inbound;
+mod incoming;
 mod limits;
 mod listing;
+mod long;
 mod outbound;
 mod outgoing;
 mod output;
@@ -43,6 +48,7 @@ mod reader;
 mod reply;
 mod serve;
 mod signals;
+mod socket;
 mod spill;
 mod stdin;
 mod stream_ids;
@@ -50,6 +56,7 @@ mod surrogates;
 #[cfg(test)]
 mod tests;
 mod times;
+mod utf8;
 mod write;
 
 use std::sync::Arc;
@@ -59,8 +66,12 @@ use tombolo_ids::SandboxId;
 
 use crate::guest::{Dialect, GuestAgent};
 
+pub(crate) use budget::Budget;
+#[cfg(test)]
+pub(crate) use budget::BudgetLimits;
 pub(crate) use limits::RpcLimits;
 pub(crate) use serve::serve;
+pub(crate) use socket::{NoUpgrade, Upgrade};
 pub(crate) use stream_ids::StreamIds;
 
 /// All that one connection needs.
@@ -70,6 +81,7 @@ pub(crate) struct RpcSession {
     pub(crate) dialect: Dialect,
     pub(crate) stream_ids: Arc<StreamIds>,
     pub(crate) limits: RpcLimits,
+    pub(crate) budget: Arc<Budget>,
     /// Fires when the sandbox is ending: calls are answered, streams ended and
     /// the connection closed.
     pub(crate) ending: CancellationToken,

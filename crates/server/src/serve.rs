@@ -102,6 +102,7 @@ impl Server {
             database,
             registry: Registry::default(),
             stream_ids: Arc::new(StreamIds::new(seed)),
+            budget: Arc::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,

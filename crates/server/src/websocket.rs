@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, State};
 use axum::http::header::USER_AGENT;
 use axum::http::{HeaderMap, HeaderValue};
@@ -22,11 +20,11 @@ use crate::clock;
 use crate::error::ApiError;
 use crate::guest::Dialect;
 use crate::openapi::{REFUSED, SANDBOXES_TAG};
-use crate::rpc::{self, RpcLimits, RpcSession};
+use crate::rpc::{self, NoUpgrade, RpcLimits, RpcSession};
 use crate::sandbox::{self, Connection};
 use crate::sandboxes::find_running;
 
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+type Upgrade = Result<rpc::Upgrade, NoUpgrade>;
 
 /// Create a sandbox (WebSocket)
 ///
@@ -95,11 +93,11 @@ pub(crate) async fn connect(
     Ok(answer(&app, upgrade, &headers, connection))
 }
 
-fn upgraded(upgrade: Upgrade) -> Result<WebSocketUpgrade, ApiError> {
-    upgrade.map_err(|rejection| {
+fn upgraded(upgrade: Upgrade) -> Result<rpc::Upgrade, ApiError> {
+    upgrade.map_err(|refusal| {
         ApiError::new(
             ErrorCode::WebsocketRequired,
-            format!("this address speaks WebSocket: {}", rejection.body_text()),
+            format!("this address speaks WebSocket: {refusal}"),
         )
     })
 }
@@ -152,7 +150,7 @@ fn request(config: CreateConfig) -> SandboxRequest {
 /// handshake that fails drops `connection`, which tells the sandbox.
 fn answer(
     app: &Arc<App>,
-    upgrade: WebSocketUpgrade,
+    upgrade: rpc::Upgrade,
     headers: &HeaderMap,
     mut connection: Connection,
 ) -> Response {
@@ -167,19 +165,18 @@ fn answer(
         ending: connection.ending.clone(),
         sandbox: connection.sandbox.clone(),
         limits,
+        budget: Arc::clone(&app.budget),
     };
     let id = HeaderValue::from_str(connection.sandbox.as_str());
     let running = app.tasks.token();
-    let mut response = upgrade
-        .max_message_size(session.limits.frame_len_max)
-        .max_frame_size(session.limits.frame_len_max)
-        .on_upgrade(async move |socket| {
-            connection.opened();
-            let end = rpc::serve(socket, session).await;
-            tracing::debug!(sandbox = %connection.sandbox, ?end, "connection closed");
-            connection.closed(end);
-            drop(running);
-        });
+    let message_len_max = session.limits.frame_len_max;
+    let mut response = upgrade.accept(message_len_max, async move |socket| {
+        connection.opened();
+        let end = rpc::serve(socket, session).await;
+        tracing::debug!(sandbox = %connection.sandbox, ?end, "connection closed");
+        connection.closed(end);
+        drop(running);
+    });
     // An id is plain ASCII, which a header always takes.
     if let Ok(id) = id {
         response.headers_mut().insert(SANDBOX_ID_HEADER, id);

@@ -9,12 +9,15 @@ use tombolo_api::rpc::ErrorObject;
 use tonic::{Response, Status};
 
 use super::aborts::Abortable;
+use super::budget::Permit;
 use super::connection::Connection;
 use super::fault::CallError;
 use super::frame::RequestId;
 use super::guest_call::{Client, Repeat, guest_call};
 use super::handle_table::Turn;
 use super::inbound::{InboundStream, StreamTaken};
+use super::long::NotBase64;
+use super::outgoing::Fragments;
 use super::params;
 use super::reply::{Reply, ReplyWriter};
 
@@ -26,10 +29,15 @@ pub(super) struct Call {
     pub(super) connection: Arc<Connection>,
     pub(super) id: RequestId,
     pub(super) params: Bytes,
+    /// The content of a message that was too long to be held, in the place of
+    /// the parameter that then is empty.
+    pub(super) content: Option<Result<InboundStream, NotBase64>>,
     /// The client stream that the call names.
     pub(super) stream: Option<Result<InboundStream, StreamTaken>>,
     pub(super) abortable: Option<Abortable>,
     pub(super) turn: Option<Turn>,
+    /// The answer, if a part of it was sent already.
+    pub(super) fragments: Option<Fragments>,
     pub(super) _permits: CallPermits,
 }
 
@@ -37,7 +45,7 @@ pub(super) struct Call {
 #[derive(Debug)]
 pub(super) struct CallPermits {
     pub(super) _in_flight: OwnedSemaphorePermit,
-    pub(super) _frame: Option<OwnedSemaphorePermit>,
+    pub(super) _message: Option<Permit>,
 }
 
 impl Call {
@@ -64,6 +72,11 @@ impl Call {
             Some(Ok(stream)) => Ok(Some(stream)),
             Some(Err(taken)) => Err(ErrorObject::new("TypeError", taken.to_string()).into()),
         }
+    }
+
+    /// Takes the content that came by itself, if it did.
+    pub(super) fn take_content(&mut self) -> Result<Option<InboundStream>, NotBase64> {
+        self.content.take().transpose()
     }
 
     /// A guest call that changes something.

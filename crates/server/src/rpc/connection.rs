@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tombolo_ids::SandboxId;
 
 use super::RpcSession;
 use super::aborts::Aborts;
+use super::budget::{Budget, ReplyPermit, Share};
 use super::gates::Gates;
 use super::handle_table::HandleTable;
 use super::inbound::InboundStreams;
@@ -18,14 +19,9 @@ use super::outbound::OutboundStreams;
 use super::outgoing::Outgoing;
 use crate::guest::{Dialect, GuestAgent};
 
-/// Answers larger than [`LARGE_REPLY_LEN`] in memory at a time.
-const LARGE_REPLIES_MAX: usize = 2;
-pub(super) const LARGE_REPLY_LEN: usize = 1024 * 1024;
 /// The Python SDK's WebSocket library gives up the connection over a message
 /// of 1 MiB.
 const PYTHON_MESSAGE_LEN_MAX: usize = 1024 * 1024 - 1;
-/// The unit of [`Connection::frames`].
-pub(super) const FRAME_UNIT: usize = 1024;
 
 /// What the tasks of one connection share.
 #[derive(Debug)]
@@ -45,10 +41,12 @@ pub(super) struct Connection {
     pub(super) messages_read: AtomicU64,
     /// Calls at work.
     pub(super) in_flight: Arc<Semaphore>,
-    /// Kibibytes of large messages held by calls at work.
-    pub(super) frames: Arc<Semaphore>,
-    /// Large answers in memory.
-    large_replies: Arc<Semaphore>,
+    /// Large messages that are read or whose calls are at work.
+    pub(super) messages: Share,
+    /// Large answers that are made or written.
+    replies: Share,
+    /// What all connections may hold together.
+    pub(super) budget: Arc<Budget>,
 }
 
 /// The stages of a connection's end, and the tasks each waits for.
@@ -76,7 +74,10 @@ impl Connection {
             dialect: session.dialect,
             sandbox: session.sandbox,
             outgoing,
-            inbound: Arc::new(InboundStreams::new(limits.clone())),
+            inbound: Arc::new(InboundStreams::new(
+                limits.clone(),
+                Arc::clone(&session.budget),
+            )),
             outbound: Arc::new(outbound),
             handles: HandleTable::default(),
             aborts: Arc::default(),
@@ -91,8 +92,9 @@ impl Connection {
             },
             messages_read: AtomicU64::new(0),
             in_flight: Arc::new(Semaphore::new(limits.calls_in_flight_max)),
-            frames: Arc::new(Semaphore::new(limits.frames_held_max / FRAME_UNIT)),
-            large_replies: Arc::new(Semaphore::new(LARGE_REPLIES_MAX)),
+            messages: Share::new(limits.messages_held_max),
+            replies: Share::new(limits.replies_held_max),
+            budget: session.budget,
             limits,
         }
     }
@@ -105,9 +107,8 @@ impl Connection {
         }
     }
 
-    /// Waits until another large answer may be made.
-    pub(super) async fn large_reply(&self) -> Option<OwnedSemaphorePermit> {
-        // The semaphore is never closed, so there is always a permit to come.
-        Arc::clone(&self.large_replies).acquire_owned().await.ok()
+    /// Waits until an answer of this length may be held.
+    pub(super) async fn large_reply(&self, len: usize) -> ReplyPermit {
+        ReplyPermit::hold(&self.replies, self.budget.replies(), len).await
     }
 }

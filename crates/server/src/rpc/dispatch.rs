@@ -5,6 +5,7 @@ use tombolo_api::rpc::{ErrorObject, methods};
 
 use super::call::Call;
 use super::fault::{self, CallError};
+use super::outgoing::PeerGone;
 use super::reply::Reply;
 use super::{env, files, handles, listing, processes, read, write};
 
@@ -23,25 +24,30 @@ pub(super) async fn run(method: String, mut call: Call) {
             outcome = dispatch(&method, &mut call) => outcome,
             () = connection.end.calls.cancelled() => Err(fault::sandbox_ended().into()),
         };
-        let mut reply = bounded(&call, outcome);
-        let sent = reply.sent.take();
         // The client may send the next call on the same file as soon as it
         // has the answer.
         call.turn = None;
-        if connection
-            .outgoing
-            .answer(reply.text, reply.permit)
-            .await
-            .is_ok()
-            && let Some(sent) = sent
-        {
-            sent.cancel();
+        let answered = match call.fragments.take() {
+            Some(fragments) => fragments.finish(Reply::last_part(outcome)).await,
+            None => send(&call, outcome).await,
+        };
+        if let Err(gone) = answered {
+            tracing::trace!(%gone, "an answer was not sent");
         }
     };
     tokio::select! {
         () = work => {}
         () = connection.end.peer_gone.cancelled() => {}
     }
+}
+
+async fn send(call: &Call, outcome: Result<Reply, CallError>) -> Result<(), PeerGone> {
+    let Reply { text, permit, sent } = bounded(call, outcome);
+    call.connection.outgoing.answer(text, permit).await?;
+    if let Some(sent) = sent {
+        sent.cancel();
+    }
+    Ok(())
 }
 
 /// The answer, or in the place of one that the client could not take, an

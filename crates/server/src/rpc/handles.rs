@@ -19,13 +19,17 @@ use super::files::file_info;
 use super::frame::BASE64;
 use super::guest_call::{Repeat, guest_call};
 use super::handle_table::HandleRefused;
+use super::long::NotBase64;
 use super::params;
 use super::reply::Reply;
 use super::times;
 use crate::guest::Dialect;
 
-/// The most bytes of one `fileRead`; clients ask again for the rest.
-const READ_LEN_MAX: u32 = 512 * 1024;
+/// The most bytes of one `fileRead`; clients ask again for the rest. With all
+/// that surrounds it the guest's answer fits the window of its stream, so it
+/// comes without a word from this side: one that must wait for more window in
+/// its middle was seen to wait until the channel's next ping, 20 seconds.
+const READ_LEN_MAX: u32 = 192 * 1024;
 /// How long closing what a connection left open may take.
 const CLOSE_ALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -126,14 +130,48 @@ pub(super) async fn read(call: &Call) -> Result<Reply, CallError> {
     call.ok(&HandleReadResult { data })
 }
 
-pub(super) async fn write(call: &Call) -> Result<Reply, CallError> {
+pub(super) async fn write(call: &mut Call) -> Result<Reply, CallError> {
+    let not_base64 = || params::invalid(&["data"], "base64", "string");
+    let content = call
+        .take_content()
+        .map_err(|_not_base64: NotBase64| not_base64())?;
     let params: HandleWriteParams<'_> = call.params()?;
     let handle = known(call, params.file_handle_id)?;
-    let Ok(data) = BASE64.decode(params.data.as_ref()) else {
-        return Err(params::invalid(&["data"], "base64", "string"));
-    };
-    let mut rest = Bytes::from(data);
     let mut bytes_written = 0;
+    let Some(mut content) = content else {
+        let data = BASE64.decode(params.data.as_ref());
+        let data = data.map_err(|_invalid| not_base64())?;
+        write_bytes(call, handle, data.into(), &mut bytes_written).await?;
+        return call.ok(&HandleWriteResult { bytes_written });
+    };
+    while let Some(data) = content.next().await {
+        // What was written before is told; the next call meets the error.
+        match data {
+            Err(_) if bytes_written > 0 => break,
+            data => {
+                if write_bytes(call, handle, data?, &mut bytes_written).await? == Taken::Short {
+                    break;
+                }
+            }
+        }
+    }
+    call.ok(&HandleWriteResult { bytes_written })
+}
+
+/// Whether a file took all that was written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    All,
+    Short,
+}
+
+/// Writes bytes, and adds to `bytes_written` how many the file took.
+async fn write_bytes(
+    call: &Call,
+    handle: u64,
+    mut rest: Bytes,
+    bytes_written: &mut u64,
+) -> Result<Taken, CallError> {
     loop {
         let chunk = rest.split_to(rest.len().min(CHUNK_LEN_MAX));
         let chunk_len = chunk.len() as u64;
@@ -148,13 +186,16 @@ pub(super) async fn write(call: &Call) -> Result<Reply, CallError> {
             .await;
         match outcome {
             Ok(reply) => {
-                bytes_written += reply.written.min(chunk_len);
-                if reply.written < chunk_len || rest.is_empty() {
-                    return call.ok(&HandleWriteResult { bytes_written });
+                *bytes_written += reply.written.min(chunk_len);
+                if reply.written < chunk_len {
+                    return Ok(Taken::Short);
+                }
+                if rest.is_empty() {
+                    return Ok(Taken::All);
                 }
             }
             // What was written before is told; the next call meets the error.
-            Err(_) if bytes_written > 0 => return call.ok(&HandleWriteResult { bytes_written }),
+            Err(_) if *bytes_written > 0 => return Ok(Taken::Short),
             Err(error) => return Err(error),
         }
     }

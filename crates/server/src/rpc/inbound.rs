@@ -15,6 +15,12 @@
 //!   listens to the output that the process is stuck on.) Only when the disk
 //!   takes no more, the stream is given up.
 //!
+//! All connections together have a bound too, beyond which each may hold little.
+//!
+//! The content of a message that is too long to be held becomes a stream as
+//! well. It waits on disk from its beginning, because its call is only made
+//! when the message is whole.
+//!
 //! A stream that is given up fails for its reader, and the client is told to
 //! cancel it.
 
@@ -32,8 +38,13 @@ use tokio::time::timeout;
 use tombolo_api::rpc::ErrorObject;
 
 use self::table::{Accepted, Reader, Table, Taken};
+use super::budget::Budget;
 use super::limits::RpcLimits;
 use super::spill::{self, Segment, SpillError};
+
+/// When the server's budget is used up, each connection may still hold this
+/// part of its own bound.
+const FULL_BUDGET_SHARE: usize = 64;
 
 /// The client streams of one connection.
 #[derive(Debug)]
@@ -42,6 +53,7 @@ pub(super) struct InboundStreams {
     /// Told whenever a reader took or gave up data.
     progress: Notify,
     limits: RpcLimits,
+    budget: Arc<Budget>,
 }
 
 /// What is to be told to the client about data it sent.
@@ -58,11 +70,23 @@ pub(super) enum Advice {
 pub(super) struct StreamTaken(u64);
 
 impl InboundStreams {
-    pub(super) fn new(limits: RpcLimits) -> Self {
+    pub(super) fn new(limits: RpcLimits, budget: Arc<Budget>) -> Self {
         Self {
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(Arc::clone(&budget))),
             progress: Notify::new(),
             limits,
+            budget,
+        }
+    }
+
+    /// Begins a stream for the content of a message that is too long to be
+    /// held. It waits on disk until the message is whole and its call is made.
+    pub(super) fn content(self: &Arc<Self>) -> InboundStream {
+        let (id, wake) = self.table.lock().enter_content();
+        InboundStream {
+            id,
+            wake,
+            streams: Arc::clone(self),
         }
     }
 
@@ -122,7 +146,11 @@ impl InboundStreams {
 
     fn has_room(&self) -> bool {
         let mut table = self.table.lock();
-        while table.buffered > self.limits.inbound_buffer_max {
+        let mut len_max = self.limits.inbound_buffer_max;
+        if self.budget.is_full_of_uploads() {
+            len_max /= FULL_BUDGET_SHARE;
+        }
+        while table.buffered.get() > len_max {
             if table.fullest(Reader::Reading).is_some() {
                 return false;
             }
@@ -183,6 +211,10 @@ pub(super) struct InboundStream {
 }
 
 impl InboundStream {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The next bytes, never none; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<Result<Bytes, Box<ErrorObject>>> {
         loop {

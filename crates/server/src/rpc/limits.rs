@@ -6,16 +6,29 @@ use std::time::Duration;
 const MIB: usize = 1024 * 1024;
 
 /// The bounds of one connection. The WebSocket upgrade must be given
-/// `frame_len_max` as its largest message and frame.
+/// `frame_len_max` as its largest message.
 #[derive(Clone, Debug)]
 pub(crate) struct RpcLimits {
     /// The largest message a client may send.
     pub(crate) frame_len_max: usize,
+    /// How much of a message is held; beyond it, the content of a file goes on
+    /// as it comes, and a message without one is too large.
+    pub(crate) message_held_max: usize,
     /// Messages of calls still at work may hold this much together; beyond it
     /// the connection is not read until one of them ends.
-    pub(crate) frames_held_max: usize,
+    pub(crate) messages_held_max: usize,
     /// The largest answer, unless the client takes less.
     pub(crate) reply_len_max: usize,
+    /// How much of an answer is held; beyond it, the content of a file is sent
+    /// as it comes.
+    pub(crate) reply_held_max: usize,
+    /// The largest answer that must be made whole before any of it is sent,
+    /// because nobody can say when its end will come.
+    pub(crate) gathered_len_max: usize,
+    /// Large answers may hold this much together.
+    pub(crate) replies_held_max: usize,
+    /// How long an answer that is sent as it is made waits for the guest.
+    pub(crate) reply_stall_max: Duration,
     /// What client streams may hold together before the connection is read
     /// no further.
     pub(crate) inbound_buffer_max: usize,
@@ -47,8 +60,13 @@ impl Default for RpcLimits {
     fn default() -> Self {
         Self {
             frame_len_max: 128 * MIB,
-            frames_held_max: 256 * MIB,
+            message_held_max: 2 * MIB,
+            messages_held_max: 16 * MIB,
             reply_len_max: 96 * MIB,
+            reply_held_max: 256 * 1024,
+            gathered_len_max: 16 * MIB,
+            replies_held_max: 16 * MIB,
+            reply_stall_max: Duration::from_secs(30),
             inbound_buffer_max: 16 * MIB,
             orphan_buffer_max: 4 * MIB,
             inbound_streams_max: 64 * 1024,

@@ -1,20 +1,27 @@
 //! The way to the client: a short queue and the one task that writes.
 //!
 //! Whoever sends waits while the queue is full, so a client that reads slowly
-//! slows down the guest's pipes.
+//! slows down the guest's pipes. An answer may be sent in fragments while it
+//! is made; no other message can stand between them, only control frames.
 
-use std::borrow::Cow;
+use std::io;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
-use futures_util::SinkExt as _;
-use futures_util::stream::SplitSink;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tungstenite::protocol::frame::coding::Control;
 
+use super::budget::ReplyPermit;
 use super::outbound::Registration;
+use super::socket::{CloseReason, FrameWriter};
 
 /// Messages waiting to be written. A chunk of a stream is at most 88 KiB.
 const QUEUE_LEN: usize = 16;
+/// Control frames waiting to be written.
+const CONTROL_QUEUE_LEN: usize = 4;
+/// Fragments of an answer waiting to be written.
+const FRAGMENTS_AHEAD: usize = 1;
 
 /// Nobody is there to read what was sent.
 #[derive(Debug, thiserror::Error)]
@@ -25,14 +32,16 @@ pub(super) struct PeerGone;
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
     queue: mpsc::Sender<Item>,
+    control: mpsc::Sender<ControlFrame>,
 }
 
 #[derive(Debug)]
 enum Item {
-    Control(Message),
+    Hint(String),
     /// The permit counts large answers in memory and is held until the answer
     /// is written.
-    Answer(String, Option<OwnedSemaphorePermit>),
+    Answer(String, Option<ReplyPermit>),
+    Fragments(mpsc::Receiver<Fragment>),
     /// Not written once its stream is cancelled: a message about a cancelled
     /// stream can crash the JavaScript SDK's process.
     Stream {
@@ -41,32 +50,64 @@ enum Item {
         /// Given up after the last message of the stream.
         registration: Option<Registration>,
     },
-    Close(CloseFrame),
+    Close(CloseReason),
+}
+
+#[derive(Debug)]
+enum ControlFrame {
+    Ping,
+    Pong(Bytes),
+    /// The answer to the client's close frame.
+    CloseEcho(Bytes),
+}
+
+#[derive(Debug)]
+struct Fragment {
+    text: String,
+    is_last: bool,
+}
+
+/// An answer that is sent while it is made. It must be brought to an end: to
+/// drop it before breaks the connection.
+#[derive(Debug)]
+pub(super) struct Fragments {
+    queue: mpsc::Sender<Fragment>,
 }
 
 /// The writing side of [`Outgoing`].
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct Writer<W> {
     queue: mpsc::Receiver<Item>,
-    sink: SplitSink<WebSocket, Message>,
+    control: mpsc::Receiver<ControlFrame>,
+    frames: FrameWriter<W>,
 }
 
-pub(super) fn outgoing(sink: SplitSink<WebSocket, Message>) -> (Outgoing, Writer) {
-    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+pub(super) fn outgoing<W>(frames: FrameWriter<W>) -> (Outgoing, Writer<W>) {
+    let (queue, items) = mpsc::channel(QUEUE_LEN);
+    let (control, control_frames) = mpsc::channel(CONTROL_QUEUE_LEN);
     let writer = Writer {
-        queue: receiver,
-        sink,
+        queue: items,
+        control: control_frames,
+        frames,
     };
-    (Outgoing { queue: sender }, writer)
+    (Outgoing { queue, control }, writer)
 }
 
 impl Outgoing {
     pub(super) async fn answer(
         &self,
         text: String,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<ReplyPermit>,
     ) -> Result<(), PeerGone> {
         self.send(Item::Answer(text, permit)).await
+    }
+
+    /// Begins an answer that is sent while it is made. Other messages wait
+    /// until it ends.
+    pub(super) async fn fragments(&self) -> Result<Fragments, PeerGone> {
+        let (queue, fragments) = mpsc::channel(FRAGMENTS_AHEAD);
+        self.send(Item::Fragments(fragments)).await?;
+        Ok(Fragments { queue })
     }
 
     /// Sends a message about a stream unless `cancelled` fires before it is
@@ -86,19 +127,37 @@ impl Outgoing {
     }
 
     /// Sends a message that may be left out when the client is slow.
-    pub(super) fn hint(&self, message: Message) {
-        if self.queue.try_send(Item::Control(message)).is_err() {
+    pub(super) fn hint(&self, text: String) {
+        if self.queue.try_send(Item::Hint(text)).is_err() {
             tracing::trace!("the client is slow or gone; a message was left out");
         }
     }
 
+    pub(super) fn ping(&self) {
+        self.control(ControlFrame::Ping);
+    }
+
+    pub(super) fn pong(&self, payload: Bytes) {
+        self.control(ControlFrame::Pong(payload));
+    }
+
+    /// Answers the client's close frame. What waits to be sent is dropped.
+    pub(super) async fn echo_close(&self, payload: Bytes) {
+        let echo = ControlFrame::CloseEcho(payload);
+        if self.control.send(echo).await.is_err() {
+            tracing::trace!("the connection is closed already");
+        }
+    }
+
+    fn control(&self, frame: ControlFrame) {
+        if self.control.try_send(frame).is_err() {
+            tracing::trace!("the client is slow or gone; a control frame was left out");
+        }
+    }
+
     /// The last message. What is sent after it is dropped.
-    pub(super) async fn close(&self, code: u16, reason: Cow<'static, str>) -> Result<(), PeerGone> {
-        let reason = match reason {
-            Cow::Borrowed(reason) => Utf8Bytes::from_static(reason),
-            Cow::Owned(reason) => Utf8Bytes::from(reason),
-        };
-        self.send(Item::Close(CloseFrame { code, reason })).await
+    pub(super) async fn close(&self, reason: CloseReason) -> Result<(), PeerGone> {
+        self.send(Item::Close(reason)).await
     }
 
     async fn send(&self, item: Item) -> Result<(), PeerGone> {
@@ -109,46 +168,122 @@ impl Outgoing {
     }
 }
 
-impl Writer {
-    /// Writes until a close frame is written, all senders are gone or the
-    /// connection fails.
-    pub(super) async fn run(mut self) -> Result<(), axum::Error> {
-        while let Some(item) = self.queue.recv().await {
-            let (message, permit, is_last) = match item {
-                Item::Control(message) => (message, None, false),
-                Item::Answer(text, permit) => (Message::Text(text.into()), permit, false),
-                Item::Close(frame) => (Message::Close(Some(frame)), None, true),
-                Item::Stream {
-                    text,
-                    cancelled,
-                    registration,
-                } => {
-                    let is_wanted = !cancelled.is_cancelled();
-                    drop(registration);
-                    if !is_wanted {
-                        self.flush_if_idle().await?;
-                        continue;
-                    }
-                    (Message::Text(text.into()), None, false)
-                }
-            };
-            self.sink.feed(message).await?;
-            if is_last {
-                return self.sink.flush().await;
-            }
-            if permit.is_some() {
-                self.sink.flush().await?;
-            } else {
-                self.flush_if_idle().await?;
-            }
-        }
-        self.sink.flush().await
+impl Fragments {
+    /// Sends a part, and waits while those before it are not written.
+    pub(super) async fn send(&self, text: String) -> Result<(), PeerGone> {
+        let is_last = false;
+        let sent = self.queue.send(Fragment { text, is_last }).await;
+        sent.map_err(|_closed| PeerGone)
     }
 
-    async fn flush_if_idle(&mut self) -> Result<(), axum::Error> {
-        if self.queue.is_empty() {
-            self.sink.flush().await?;
+    /// Sends the last part.
+    pub(super) async fn finish(self, text: String) -> Result<(), PeerGone> {
+        let is_last = true;
+        let sent = self.queue.send(Fragment { text, is_last }).await;
+        sent.map_err(|_closed| PeerGone)
+    }
+}
+
+/// Whether there is more to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goes {
+    On,
+    Closed,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    /// Writes until a close frame is written, all senders are gone or the
+    /// connection fails.
+    pub(super) async fn run(mut self) -> io::Result<()> {
+        loop {
+            let goes = tokio::select! {
+                biased;
+                Some(frame) = self.control.recv() => self.write_control(frame).await?,
+                item = self.queue.recv() => match item {
+                    Some(item) => self.write(item).await?,
+                    None => return self.frames.flush().await,
+                },
+            };
+            if goes == Goes::Closed {
+                return Ok(());
+            }
+            if self.queue.is_empty() && self.control.is_empty() {
+                self.frames.flush().await?;
+            }
         }
-        Ok(())
+    }
+
+    async fn write(&mut self, item: Item) -> io::Result<Goes> {
+        match item {
+            Item::Hint(text) => self.frames.text(&text, true).await?,
+            Item::Answer(text, permit) => {
+                self.frames.text(&text, true).await?;
+                if permit.is_some() {
+                    drop(text);
+                    self.frames.flush().await?;
+                }
+            }
+            Item::Fragments(fragments) => return self.write_fragments(fragments).await,
+            Item::Stream {
+                text,
+                cancelled,
+                registration,
+            } => {
+                let is_wanted = !cancelled.is_cancelled();
+                drop(registration);
+                if is_wanted {
+                    self.frames.text(&text, true).await?;
+                }
+            }
+            Item::Close(reason) => {
+                let payload = reason.into_payload();
+                self.frames.control(Control::Close, &payload).await?;
+                self.frames.flush().await?;
+                return Ok(Goes::Closed);
+            }
+        }
+        Ok(Goes::On)
+    }
+
+    async fn write_fragments(
+        &mut self,
+        mut fragments: mpsc::Receiver<Fragment>,
+    ) -> io::Result<Goes> {
+        loop {
+            let fragment = tokio::select! {
+                biased;
+                Some(frame) = self.control.recv() => {
+                    if self.write_control(frame).await? == Goes::Closed {
+                        return Ok(Goes::Closed);
+                    }
+                    self.frames.flush().await?;
+                    continue;
+                }
+                fragment = fragments.recv() => fragment,
+            };
+            // A message that was begun cannot be taken back.
+            let unfinished = || io::Error::other("an answer was not brought to an end");
+            let Fragment { text, is_last } = fragment.ok_or_else(unfinished)?;
+            self.frames.text(&text, is_last).await?;
+            if is_last {
+                return Ok(Goes::On);
+            }
+            if fragments.is_empty() {
+                self.frames.flush().await?;
+            }
+        }
+    }
+
+    async fn write_control(&mut self, frame: ControlFrame) -> io::Result<Goes> {
+        match frame {
+            ControlFrame::Ping => self.frames.control(Control::Ping, &[]).await?,
+            ControlFrame::Pong(payload) => self.frames.control(Control::Pong, &payload).await?,
+            ControlFrame::CloseEcho(payload) => {
+                self.frames.control(Control::Close, &payload).await?;
+                self.frames.shutdown().await?;
+                return Ok(Goes::Closed);
+            }
+        }
+        Ok(Goes::On)
     }
 }

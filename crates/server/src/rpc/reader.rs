@@ -4,26 +4,24 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::ws::{Message, WebSocket};
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::SplitStream;
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::io::AsyncRead;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tombolo_api::rpc::{AbortParams, ErrorObject, methods};
 
 use super::SessionEnd;
+use super::budget::Permit;
 use super::call::{Call, CallPermits};
-use super::connection::{Connection, FRAME_UNIT};
+use super::connection::Connection;
 use super::dispatch;
 use super::fault::CallError;
 use super::frame::{self, CallFrame, ClientMessage};
-use super::inbound::Advice;
-use super::outbound::cancel_message;
+use super::inbound::InboundStream;
+use super::incoming::{Incoming, IncomingError, Whole, advise, deliver};
+use super::long::NotBase64;
 use super::params;
 use super::reply::Reply;
-use crate::guest::Dialect;
+use super::socket::{Event, FrameReader, Malformed, ReadError};
 
 /// The JavaScript SDK's heartbeat, which is not JSON.
 const HEARTBEAT: &[u8] = b"ping";
@@ -50,87 +48,104 @@ impl From<ReadEnd> for SessionEnd {
     }
 }
 
-/// Reads until the connection ends. Cancelling it between messages loses
-/// nothing.
-pub(super) async fn read(
+impl From<ReadError> for ReadEnd {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Malformed(Malformed::TooLarge) => Self::TooLarge,
+            ReadError::Malformed(_) => Self::Malformed,
+            ReadError::Broken(_) => Self::Lost,
+        }
+    }
+}
+
+impl From<IncomingError> for ReadEnd {
+    fn from(error: IncomingError) -> Self {
+        match error {
+            IncomingError::NotUtf8 => Self::Malformed,
+            IncomingError::TooLong => Self::TooLarge,
+            IncomingError::Ended => Self::Lost,
+        }
+    }
+}
+
+/// Reads until the connection ends.
+pub(super) async fn read<R: AsyncRead + Unpin>(
     connection: &Arc<Connection>,
-    messages: &mut SplitStream<WebSocket>,
+    frames: &mut FrameReader<R>,
 ) -> ReadEnd {
+    match read_on(connection, frames).await {
+        Ok(()) => ReadEnd::ClientClosed,
+        Err(end) => {
+            tracing::debug!(sandbox = %connection.sandbox, ?end, "a connection is not read on");
+            end
+        }
+    }
+}
+
+async fn read_on<R: AsyncRead + Unpin>(
+    connection: &Arc<Connection>,
+    frames: &mut FrameReader<R>,
+) -> Result<(), ReadEnd> {
     let mut ping = interval(connection.limits.ping_interval);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_heard = Instant::now();
-    let mut is_closed_by_client = false;
+    let mut incoming = Incoming::default();
     loop {
-        let message = tokio::select! {
-            message = messages.next() => message,
+        let event = tokio::select! {
+            event = frames.next() => event?.ok_or(ReadEnd::Lost)?,
             _ = ping.tick() => {
                 if last_heard.elapsed() > connection.limits.silence_max {
-                    return ReadEnd::Lost;
+                    return Err(ReadEnd::Lost);
                 }
-                connection.outgoing.hint(Message::Ping(Bytes::new()));
+                connection.outgoing.ping();
                 continue;
             }
-            () = connection.end.peer_gone.cancelled() => return ReadEnd::Lost,
+            () = connection.end.peer_gone.cancelled() => return Err(ReadEnd::Lost),
         };
-        let frame = match message {
-            // Reading on sends the close frame's echo and then ends.
-            Some(Ok(Message::Close(_))) => {
-                is_closed_by_client = true;
-                continue;
+        match event {
+            Event::Piece {
+                data,
+                is_text,
+                is_last,
+            } => {
+                let whole = incoming.take(connection, data, is_text, is_last).await?;
+                if let Some(whole) = whole {
+                    accept(connection, whole).await;
+                    connection.messages_read.fetch_add(1, Ordering::Relaxed);
+                }
             }
-            Some(Ok(Message::Text(text))) => Bytes::from(text),
-            Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Bytes::new(),
-            None | Some(Err(_)) if is_closed_by_client => return ReadEnd::ClientClosed,
-            None => return ReadEnd::Lost,
-            Some(Err(error)) => return classify(error),
-        };
-        if !frame.is_empty() {
-            accept(connection, frame).await;
-            connection.messages_read.fetch_add(1, Ordering::Relaxed);
+            Event::Ping(payload) => connection.outgoing.pong(payload),
+            Event::Pong => {}
+            Event::Close(payload) => {
+                connection.outgoing.echo_close(payload).await;
+                return Ok(());
+            }
         }
         last_heard = Instant::now();
     }
 }
 
-fn classify(error: axum::Error) -> ReadEnd {
-    let error = error.into_inner();
-    match error.downcast_ref::<axum_tungstenite::Error>() {
-        Some(axum_tungstenite::Error::Capacity(_)) => ReadEnd::TooLarge,
-        // A connection that ends without a close frame is a protocol error
-        // too, but it is the network's.
-        Some(axum_tungstenite::Error::Protocol(
-            axum_tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-        )) => ReadEnd::Lost,
-        Some(axum_tungstenite::Error::Protocol(_) | axum_tungstenite::Error::Utf8(_)) => {
-            ReadEnd::Malformed
-        }
-        _ => ReadEnd::Lost,
-    }
-}
-
-async fn accept(connection: &Arc<Connection>, frame: Bytes) {
+async fn accept(connection: &Arc<Connection>, whole: Whole) {
+    let Whole {
+        frame,
+        content,
+        permit,
+    } = whole;
     if frame == HEARTBEAT {
-        connection.outgoing.hint(Message::text(HEARTBEAT_ANSWER));
+        connection.outgoing.hint(HEARTBEAT_ANSWER.to_owned());
         return;
     }
-    let frame_len = frame.len();
     let message = frame::parse(&frame);
     drop(frame);
     match message {
-        Ok(ClientMessage::Call(call)) => accept_call(connection, call, frame_len).await,
+        Ok(ClientMessage::Call(call)) => accept_call(connection, call, content, permit).await,
         Ok(ClientMessage::StreamStart(stream)) => {
             let advice = connection.inbound.start(stream);
             advise(connection, stream, advice);
         }
         Ok(ClientMessage::StreamData { stream, data }) => {
-            let advice = connection.inbound.push(stream, data).await;
-            advise(connection, stream, advice);
-            tokio::select! {
-                () = connection.inbound.room() => {}
-                () = connection.end.streams.cancelled() => {}
-                () = connection.end.peer_gone.cancelled() => {}
-            }
+            drop(permit);
+            deliver(connection, stream, data).await;
         }
         Ok(ClientMessage::StreamEnd(stream)) => connection.inbound.finish(stream, Ok(())),
         Ok(ClientMessage::StreamError { stream, error }) => {
@@ -142,16 +157,12 @@ async fn accept(connection: &Arc<Connection>, frame: Bytes) {
     }
 }
 
-/// Tells the client to cancel a stream that nobody will read. The Python SDK
-/// does not know the message.
-fn advise(connection: &Connection, stream: u64, advice: Advice) {
-    if advice == Advice::Cancel && connection.dialect != Dialect::Python {
-        let text = cancel_message(stream);
-        connection.outgoing.hint(Message::text(text));
-    }
-}
-
-async fn accept_call(connection: &Arc<Connection>, frame: CallFrame, frame_len: usize) {
+async fn accept_call(
+    connection: &Arc<Connection>,
+    frame: CallFrame,
+    content: Option<Result<InboundStream, NotBase64>>,
+    permit: Option<Permit>,
+) {
     if frame.method == methods::ABORT {
         let reply = match params::parse::<AbortParams>(&frame.params) {
             Ok(params) => {
@@ -170,12 +181,14 @@ async fn accept_call(connection: &Arc<Connection>, frame: CallFrame, frame_len: 
         connection: Arc::clone(connection),
         id: frame.id,
         params: frame.params,
+        content,
         stream: None,
         abortable: None,
         turn: None,
+        fragments: None,
         _permits: CallPermits {
             _in_flight: in_flight,
-            _frame: hold_frame(connection, frame_len).await,
+            _message: permit,
         },
     };
     settle_order(&mut call, &frame.method);
@@ -219,23 +232,6 @@ fn settle_order(call: &mut Call, method: &str) {
             call.turn = ties().file.and_then(|id| connection.handles.turn(id));
         }
         _ => {}
-    }
-}
-
-/// Counts a large message until its call ends, and waits while too much is
-/// held by calls before it. Those have all they need, so they end.
-async fn hold_frame(connection: &Connection, frame_len: usize) -> Option<OwnedSemaphorePermit> {
-    let units = frame_len / FRAME_UNIT;
-    if units <= frame::COPY_LEN_MAX / FRAME_UNIT {
-        return None;
-    }
-    let most = connection.limits.frames_held_max / FRAME_UNIT;
-    let units = u32::try_from(units.min(most)).unwrap_or(u32::MAX);
-    let held = Arc::clone(&connection.frames).acquire_many_owned(units);
-    tokio::select! {
-        permit = held => permit.ok(),
-        () = connection.end.calls.cancelled() => None,
-        () = connection.end.peer_gone.cancelled() => None,
     }
 }
 

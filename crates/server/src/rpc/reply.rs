@@ -1,21 +1,19 @@
 //! Writes answers.
 //!
-//! An answer is written front to back into one buffer, so that a large file is
-//! in memory once, as the message that is sent.
+//! An answer is written front to back. Of a large file, what is written is
+//! sent while the rest is still to come.
 
 use base64::Engine as _;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::rpc::{ErrorObject, ProtocolError, code};
 
+use super::budget::ReplyPermit;
 use super::fault::CallError;
 use super::frame::{BASE64, FrameFault, RequestId};
 
 /// Bytes that base64 turns into whole characters.
 const BASE64_GROUP: usize = 3;
-/// Padding and the end of an answer, besides base64.
-const BASE64_SLACK: usize = 64;
 /// The longest beginning of a character that may have to wait for its rest.
 const UTF8_TAIL_MAX: usize = 3;
 
@@ -24,7 +22,7 @@ const UTF8_TAIL_MAX: usize = 3;
 pub(super) struct Reply {
     pub(super) text: String,
     /// Counts a large answer until it is written.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) permit: Option<ReplyPermit>,
     /// Fires when the answer is on its way.
     pub(super) sent: Option<CancellationToken>,
 }
@@ -52,6 +50,21 @@ impl Reply {
             Ok(error) => Self::failed(id, &error),
             Err(error) => Self::refused(id, &error),
         }
+    }
+
+    /// The end of an answer of which a part was sent, within a string.
+    ///
+    /// When the call fails after all, what was sent cannot be taken back. But
+    /// an answer whose key `result` is repeated has the value that comes last:
+    /// so JavaScript reads JSON (ECMA-262, 25.5.1), and so does Python.
+    pub(super) fn last_part(outcome: Result<Self, CallError>) -> String {
+        let error = match outcome.map_err(CallError::tell) {
+            Ok(reply) => return reply.text,
+            Err(Ok(error)) => error,
+            Err(Err(error)) => Box::new(ErrorObject::new("Error", error.message)),
+        };
+        let error = json_or_null(&error);
+        format!(r#""}},"result":{{"error":{error}}}}}"#)
     }
 
     /// An answer to a message that is no request.
@@ -107,10 +120,9 @@ impl ReplyWriter {
         self.text.len()
     }
 
-    /// Makes room for a value of about this length.
-    pub(super) fn reserve(&mut self, len: usize) {
-        self.text
-            .reserve_exact(len.saturating_sub(self.text.len()) + BASE64_SLACK);
+    /// Takes what is written so far, to be sent.
+    pub(super) fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
     }
 
     /// Adds JSON as it is.

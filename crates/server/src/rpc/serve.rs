@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::extract::ws::{WebSocket, close_code};
-use futures_util::StreamExt as _;
 use tokio::time::{sleep, timeout};
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::connection::Connection;
 use super::outgoing::outgoing;
 use super::reader::{ReadEnd, read};
+use super::socket::{CloseReason, Socket};
 use super::{RpcSession, SessionEnd, handles};
 
 /// How long no message must come before a connection is closed.
@@ -39,18 +39,17 @@ const UNREAD_LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection. Returns when it is over and all it held is given
 /// back.
-pub(crate) async fn serve(socket: WebSocket, session: RpcSession) -> SessionEnd {
-    let (sink, mut messages) = socket.split();
-    let (outgoing, writer) = outgoing(sink);
+pub(crate) async fn serve(mut socket: Socket, session: RpcSession) -> SessionEnd {
+    let (outgoing, writer) = outgoing(socket.writer);
     let connection = Arc::new(Connection::new(session, outgoing));
     let peer_gone = connection.end.peer_gone.clone();
-    let writing = tokio::spawn(async move {
+    let mut writing = tokio::spawn(async move {
         if let Err(error) = writer.run().await {
             tracing::debug!(%error, "writing to a client failed");
             peer_gone.cancel();
         }
     });
-    let reading = read(&connection, &mut messages);
+    let reading = read(&connection, &mut socket.reader);
     tokio::pin!(reading);
     let read_end = tokio::select! {
         biased;
@@ -68,6 +67,9 @@ pub(crate) async fn serve(socket: WebSocket, session: RpcSession) -> SessionEnd 
             end.into()
         }
     };
+    if end == SessionEnd::ClientClosed && timeout(CLOSE_ECHO_TIMEOUT, &mut writing).await.is_err() {
+        tracing::debug!(sandbox = %connection.sandbox, "a client does not read the close frame");
+    }
     clean_up(&connection, end).await;
     writing.abort();
     end
@@ -78,7 +80,7 @@ async fn close_and_read_on(connection: &Connection, reading: impl Future<Output 
     tokio::pin!(reading);
     let said = tokio::select! {
         _ = &mut reading => return,
-        said = last_words(connection, close_code::AWAY, "The sandbox has ended".into()) => said,
+        said = last_words(connection, CloseCode::Away, "The sandbox has ended".into()) => said,
     };
     if said && timeout(CLOSE_ECHO_TIMEOUT, reading).await.is_err() {
         tracing::debug!(sandbox = %connection.sandbox, "a client did not echo the close frame");
@@ -90,15 +92,15 @@ async fn close_unread(connection: &Connection, end: ReadEnd) {
     let (code, reason): (_, Cow<'static, str>) = match end {
         ReadEnd::ClientClosed | ReadEnd::Lost => return,
         ReadEnd::TooLarge => (
-            close_code::SIZE,
+            CloseCode::Size,
             format!(
-                "A message may have at most {} bytes; send large files as streams",
-                connection.limits.frame_len_max
+                "A message may have at most {} bytes, and {} beside the content of a file",
+                connection.limits.frame_len_max, connection.limits.message_held_max
             )
             .into(),
         ),
         ReadEnd::Malformed => (
-            close_code::PROTOCOL,
+            CloseCode::Protocol,
             "The message is not valid WebSocket".into(),
         ),
     };
@@ -109,17 +111,18 @@ async fn close_unread(connection: &Connection, end: ReadEnd) {
 
 /// Answers all calls, ends all streams and says goodbye. Answers whether the
 /// client took all of it.
-async fn last_words(connection: &Connection, code: u16, reason: Cow<'static, str>) -> bool {
+async fn last_words(connection: &Connection, code: CloseCode, words: Cow<'static, str>) -> bool {
     let end = &connection.end;
-    let words = async {
+    let reason = CloseReason { code, words };
+    let saying = async {
         end.calls.cancel();
         answer_all(connection).await;
         end.streams.cancel();
         end.stream_tasks.close();
         end.stream_tasks.wait().await;
-        connection.outgoing.close(code, reason).await
+        connection.outgoing.close(reason).await
     };
-    if let Ok(sent) = timeout(LAST_WORDS_TIMEOUT, words).await {
+    if let Ok(sent) = timeout(LAST_WORDS_TIMEOUT, saying).await {
         return sent.is_ok();
     }
     tracing::debug!(sandbox = %connection.sandbox, "a client did not read its last answers");

@@ -1,8 +1,8 @@
 //! Where data waits on disk that has nowhere else to wait.
 //!
 //! One unnamed file for a connection, made when it is first needed. Space is
-//! used front to back and begins anew whenever nothing is waiting any more, so
-//! the file is as large as the most that ever waited at a time.
+//! used front to back, and the file is given up whenever nothing is waiting
+//! any more.
 
 use std::fs::File;
 use std::io;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
+
+use super::budget::{Budget, SpillCount};
 
 /// The most that is read back at once.
 const SEGMENT_LEN_MAX: usize = 256 * 1024;
@@ -30,11 +32,12 @@ impl Segment {
 }
 
 /// What is used of the file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spill {
     file: Option<Arc<File>>,
     end: u64,
     waiting: u64,
+    count: SpillCount,
 }
 
 /// Data could not wait on disk.
@@ -53,6 +56,15 @@ pub(super) enum SpillError {
 }
 
 impl Spill {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            file: None,
+            end: 0,
+            waiting: 0,
+            count: SpillCount::new(budget),
+        }
+    }
+
     /// Sets space aside.
     pub(super) fn reserve(
         &mut self,
@@ -61,7 +73,7 @@ impl Spill {
         len_max: u64,
     ) -> Result<Reserved, SpillError> {
         let end = self.end + len as u64;
-        if end > len_max {
+        if end > len_max || !self.count.grow_to(end) {
             return Err(SpillError::Full);
         }
         let file = if let Some(file) = &self.file {
@@ -80,6 +92,8 @@ impl Spill {
         self.waiting -= len as u64;
         if self.waiting == 0 {
             self.end = 0;
+            self.file = None;
+            self.count.clear();
         }
     }
 
@@ -136,11 +150,12 @@ pub(super) async fn read(file: Arc<File>, segment: Segment) -> Result<Bytes, Spi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::BudgetLimits;
 
     #[tokio::test]
     async fn data_comes_back_and_space_is_used_again() {
         let directory = tempfile::tempdir().unwrap();
-        let mut spill = Spill::default();
+        let mut spill = Spill::new(Arc::default());
         for turn in 0..3_u8 {
             let chunks = vec![
                 Bytes::from(vec![turn; 300_000]),
@@ -161,8 +176,28 @@ mod tests {
     }
 
     #[test]
+    fn all_connections_together_have_a_bound() {
+        let budget = Arc::new(Budget::new(BudgetLimits {
+            spilled: 10,
+            ..BudgetLimits::default()
+        }));
+        let directory = tempfile::tempdir().unwrap();
+        let mut spills = [(); 2].map(|()| Spill::new(Arc::clone(&budget)));
+        let [first, second] = &mut spills;
+        let reserve = |spill: &mut Spill, len| spill.reserve(len, directory.path(), 100).is_ok();
+        assert!(reserve(first, 7));
+        assert!(!reserve(second, 4));
+        assert!(reserve(second, 3));
+        first.release(7);
+        assert!(reserve(second, 7));
+        assert!(!reserve(first, 1));
+        drop(spills);
+        assert!(reserve(&mut Spill::new(budget), 10));
+    }
+
+    #[test]
     fn a_directory_that_is_missing_is_told() {
-        let error = Spill::default().reserve(1, Path::new("/nonexistent"), 10);
+        let error = Spill::new(Arc::default()).reserve(1, Path::new("/nonexistent"), 10);
         assert!(matches!(error, Err(SpillError::Create(_))));
     }
 }

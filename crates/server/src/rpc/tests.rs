@@ -5,6 +5,7 @@ mod agent;
 mod connections;
 mod files;
 mod harness;
+mod large;
 mod messages;
 mod outputs;
 mod restarts;

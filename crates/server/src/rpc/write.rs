@@ -16,6 +16,7 @@ use super::call::Call;
 use super::fault::CallError;
 use super::frame::BASE64;
 use super::inbound::InboundStream;
+use super::long::NotBase64;
 use super::params;
 use super::reply::Reply;
 
@@ -41,6 +42,7 @@ pub(super) async fn write_text_file(call: &mut Call) -> Result<Reply, CallError>
 
 async fn write(call: &mut Call, encoding: Encoding) -> Result<Reply, CallError> {
     let stream = call.take_stream()?;
+    let long_content = call.take_content();
     let params: WriteParams<'_> = call.params()?;
     let options = params.options.unwrap_or_default();
     let open = v1::WriteFileOpen {
@@ -50,10 +52,11 @@ async fn write(call: &mut Call, encoding: Encoding) -> Result<Reply, CallError> 
         create_new: options.create_new.unwrap_or(false),
         mode: options.mode,
     };
-    let source = match (stream, &params.content) {
-        (Some(stream), _) => Source::Stream(stream),
-        (None, Some(content)) => Source::content(content.as_ref(), encoding)?,
-        (None, None) => return Err(params::invalid(&["content"], "string", "undefined")),
+    let not_base64 = |_: NotBase64| params::invalid(&["content"], "base64", "string");
+    let source = match (stream, long_content.map_err(not_base64)?, &params.content) {
+        (Some(stream), _, _) | (None, Some(stream), _) => Source::Stream(stream),
+        (None, None, Some(content)) => Source::content(content.as_ref(), encoding)?,
+        (None, None, None) => return Err(params::invalid(&["content"], "string", "undefined")),
     };
     send(call, open, source).await?;
     call.null()

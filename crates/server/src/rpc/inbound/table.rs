@@ -10,14 +10,15 @@ use tokio::sync::Notify;
 use tombolo_api::rpc::ErrorObject;
 
 use super::{Advice, StreamTaken};
+use crate::rpc::budget::{Budget, UploadCount};
 use crate::rpc::limits::RpcLimits;
 use crate::rpc::spill::{Segment, Spill};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     pub(super) streams: HashMap<u64, Entry>,
     /// Bytes in memory.
-    pub(super) buffered: usize,
+    pub(super) buffered: UploadCount,
     pub(super) spill: Spill,
 }
 
@@ -80,6 +81,29 @@ pub(super) enum Taken {
 }
 
 impl Table {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            streams: HashMap::new(),
+            buffered: UploadCount::new(Arc::clone(&budget)),
+            spill: Spill::new(budget),
+        }
+    }
+
+    /// Enters a stream that waits on disk from its beginning. Answers its id,
+    /// which no client uses, and what wakes its reader.
+    pub(super) fn enter_content(&mut self) -> (u64, Arc<Notify>) {
+        let mut id = u64::MAX;
+        while self.streams.contains_key(&id) {
+            id -= 1;
+        }
+        let mut entry = Entry::new(Source::Open);
+        entry.reader = Reader::Reading;
+        entry.is_spilling = true;
+        let wake = Arc::clone(&entry.wake);
+        self.streams.insert(id, entry);
+        (id, wake)
+    }
+
     pub(super) fn start(&mut self, id: u64, streams_max: usize) -> Advice {
         if self.streams.len() >= streams_max {
             self.streams.retain(|_, entry| entry.reader != Reader::Gone);
@@ -190,7 +214,7 @@ impl Table {
         match (entry.chunks.pop_front(), &entry.source) {
             (Some(Chunk::Memory(data)), _) => {
                 entry.buffered -= data.len();
-                self.buffered -= data.len();
+                self.buffered.sub(data.len());
                 Taken::Data(data)
             }
             (Some(Chunk::Disk(segment)), _) => match self.spill.file() {
@@ -236,7 +260,7 @@ impl Table {
             return Vec::new();
         };
         entry.is_spilling = true;
-        self.buffered -= std::mem::take(&mut entry.buffered);
+        self.buffered.sub(std::mem::take(&mut entry.buffered));
         let is_on_disk = |chunk: &Chunk| matches!(chunk, Chunk::Disk(_));
         let last_on_disk = entry.chunks.iter().rposition(is_on_disk);
         let in_memory = entry
@@ -295,16 +319,16 @@ impl Entry {
         }
     }
 
-    fn keep(&mut self, data: Bytes, buffered: &mut usize) {
+    fn keep(&mut self, data: Bytes, buffered: &mut UploadCount) {
         self.buffered += data.len();
-        *buffered += data.len();
+        buffered.add(data.len());
         self.chunks.push_back(Chunk::Memory(data));
         self.wake.notify_one();
     }
 
     /// Drops the data.
-    fn clear(&mut self, buffered: &mut usize, spill: &mut Spill) {
-        *buffered -= std::mem::take(&mut self.buffered);
+    fn clear(&mut self, buffered: &mut UploadCount, spill: &mut Spill) {
+        buffered.sub(std::mem::take(&mut self.buffered));
         for chunk in std::mem::take(&mut self.chunks) {
             if let Chunk::Disk(segment) = chunk {
                 spill.release(segment.len());

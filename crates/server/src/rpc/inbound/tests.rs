@@ -5,14 +5,17 @@ use std::time::Duration;
 use super::*;
 
 fn streams() -> Arc<InboundStreams> {
-    Arc::new(InboundStreams::new(RpcLimits {
-        inbound_buffer_max: 100,
-        orphan_buffer_max: 20,
-        inbound_streams_max: 4,
-        stall_max: Duration::from_secs(10),
-        spill_len_max: 0,
-        ..RpcLimits::default()
-    }))
+    Arc::new(InboundStreams::new(
+        RpcLimits {
+            inbound_buffer_max: 100,
+            orphan_buffer_max: 20,
+            inbound_streams_max: 4,
+            stall_max: Duration::from_secs(10),
+            spill_len_max: 0,
+            ..RpcLimits::default()
+        },
+        Arc::default(),
+    ))
 }
 
 fn bytes(len: usize) -> Bytes {
@@ -114,7 +117,7 @@ async fn a_stream_nobody_names_is_given_up() {
     ] {
         assert_eq!(streams.push(1, bytes(10)).await, expected);
     }
-    assert_eq!(streams.table.lock().buffered, 0);
+    assert_eq!(streams.table.lock().buffered.get(), 0);
     streams.finish(1, Ok(()));
     let error = read_all(streams.claim(1).unwrap()).await.unwrap_err();
     assert!(error.contains("before any call"), "{error}");
@@ -153,7 +156,7 @@ async fn a_reader_that_stalls_loses_its_stream() {
     streams.finish(2, Ok(()));
     assert!(read_all(slow).await.is_err());
     assert_eq!(read_all(small).await, Ok(10));
-    assert_eq!(streams.table.lock().buffered, 0);
+    assert_eq!(streams.table.lock().buffered.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,7 +167,7 @@ async fn orphans_give_way_when_nothing_else_can() {
         streams.push(id, bytes(30)).await;
     }
     streams.room().await;
-    assert!(streams.table.lock().buffered <= 100);
+    assert!(streams.table.lock().buffered.get() <= 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,13 +189,16 @@ async fn a_reader_that_ends_makes_room() {
 #[tokio::test]
 async fn data_of_a_reader_that_stalls_waits_on_disk() {
     let directory = tempfile::tempdir().unwrap();
-    let streams = Arc::new(InboundStreams::new(RpcLimits {
-        inbound_buffer_max: 100,
-        stall_max: Duration::from_millis(1),
-        spill_len_max: 1000,
-        spill_directory: directory.path().into(),
-        ..RpcLimits::default()
-    }));
+    let streams = Arc::new(InboundStreams::new(
+        RpcLimits {
+            inbound_buffer_max: 100,
+            stall_max: Duration::from_millis(1),
+            spill_len_max: 1000,
+            spill_directory: directory.path().into(),
+            ..RpcLimits::default()
+        },
+        Arc::default(),
+    ));
     for turn in 0..3 {
         streams.start(1);
         let mut reader = streams.claim(1).unwrap();
@@ -204,7 +210,7 @@ async fn data_of_a_reader_that_stalls_waits_on_disk() {
             streams.room().await;
         }
         streams.finish(1, Ok(()));
-        assert!(streams.table.lock().buffered <= 100);
+        assert!(streams.table.lock().buffered.get() <= 100);
         let mut read = Vec::new();
         while let Some(data) = reader.next().await {
             read.extend_from_slice(&data.unwrap());
@@ -218,12 +224,15 @@ async fn data_of_a_reader_that_stalls_waits_on_disk() {
 #[tokio::test]
 async fn a_reader_that_catches_up_leaves_the_disk() {
     let directory = tempfile::tempdir().unwrap();
-    let streams = Arc::new(InboundStreams::new(RpcLimits {
-        inbound_buffer_max: 10,
-        stall_max: Duration::from_millis(1),
-        spill_directory: directory.path().into(),
-        ..RpcLimits::default()
-    }));
+    let streams = Arc::new(InboundStreams::new(
+        RpcLimits {
+            inbound_buffer_max: 10,
+            stall_max: Duration::from_millis(1),
+            spill_directory: directory.path().into(),
+            ..RpcLimits::default()
+        },
+        Arc::default(),
+    ));
     streams.start(1);
     let mut reader = streams.claim(1).unwrap();
     streams.push(1, bytes(20)).await;
@@ -231,6 +240,6 @@ async fn a_reader_that_catches_up_leaves_the_disk() {
     assert_eq!(reader.next().await.unwrap().unwrap().len(), 20);
     assert!(futures_util::FutureExt::now_or_never(reader.next()).is_none());
     streams.push(1, bytes(5)).await;
-    assert_eq!(streams.table.lock().buffered, 5);
+    assert_eq!(streams.table.lock().buffered.get(), 5);
     assert_eq!(reader.next().await.unwrap().unwrap().len(), 5);
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tombolo_guest_proto::v1::{self, OsError};
@@ -38,6 +38,10 @@ pub(super) struct State {
     pub(super) written: Mutex<BTreeMap<String, Written>>,
     /// Chunks the guest is willing to take from `write_file` and `input`.
     pub(super) appetite: Semaphore,
+    /// Chunks the guest is willing to give by `read_file`.
+    pub(super) supply: Arc<Semaphore>,
+    /// What `read_file` fails with when it has given all it has.
+    pub(super) torn: Mutex<Option<i32>>,
     /// Bytes taken so far.
     pub(super) taken: AtomicUsize,
     /// What `walk`, `expand_glob` and `read_dir` list.
@@ -59,6 +63,8 @@ impl Default for State {
             files: Mutex::default(),
             written: Mutex::default(),
             appetite: Semaphore::new(Semaphore::MAX_PERMITS),
+            supply: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            torn: Mutex::default(),
             taken: AtomicUsize::new(0),
             entries: Mutex::default(),
             open_handles: Mutex::default(),
@@ -378,11 +384,23 @@ agent_service! {
                 }
                 return Err(os_error(2, "open"));
             };
-            let chunks: Vec<_> = bytes
+            let mut chunks: Vec<_> = bytes
                 .chunks(CHUNK_LEN_MAX)
                 .map(|data| Ok(v1::DataChunk { data: data.to_vec().into() }))
                 .collect();
-            Ok(Response::new(Box::pin(stream::iter(chunks))))
+            let torn = *self.state.torn.lock();
+            chunks.extend(torn.map(|errno| Err(os_error(errno, "read"))));
+            let supply = Arc::clone(&self.state.supply);
+            let chunks = stream::iter(chunks).then(move |chunk| {
+                let supply = Arc::clone(&supply);
+                async move {
+                    if let Ok(permit) = supply.acquire().await {
+                        permit.forget();
+                    }
+                    chunk
+                }
+            });
+            Ok(Response::new(Box::pin(chunks)))
         }
 
         async fn write_file(

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::ws::WebSocketUpgrade;
 use axum::routing::get;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -18,7 +17,9 @@ use tombolo_testkit::{FakeNode, within};
 
 use super::agent::TestAgent;
 use crate::guest::{Dialect, GuestAgent};
-use crate::rpc::{RpcLimits, RpcSession, SessionEnd, StreamIds, serve};
+use crate::rpc::{
+    Budget, BudgetLimits, RpcLimits, RpcSession, SessionEnd, StreamIds, Upgrade, serve,
+};
 
 pub(super) const SANDBOX: &str = "sbx_loc_0123456789abcdefghjk";
 
@@ -37,6 +38,15 @@ impl Harness {
     }
 
     pub(super) async fn with_limits(dialect: Dialect, limits: RpcLimits) -> Self {
+        Self::with_budget(dialect, limits, BudgetLimits::default()).await
+    }
+
+    pub(super) async fn with_budget(
+        dialect: Dialect,
+        limits: RpcLimits,
+        budget: BudgetLimits,
+    ) -> Self {
+        let budget = Arc::new(Budget::new(budget));
         let agent = TestAgent::default();
         let node = FakeNode::with_agent(agent.clone()).unwrap();
         let ending = CancellationToken::new();
@@ -47,7 +57,7 @@ impl Harness {
         let session_ending = ending.clone();
         let app = Router::new().route(
             "/",
-            get(async move |upgrade: WebSocketUpgrade| {
+            get(async move |upgrade: Upgrade| {
                 let session = RpcSession {
                     agent: GuestAgent::new(&socket, &sandbox),
                     dialect,
@@ -55,13 +65,11 @@ impl Harness {
                     ending: session_ending.clone(),
                     sandbox,
                     limits: limits.clone(),
+                    budget: Arc::clone(&budget),
                 };
-                upgrade
-                    .max_message_size(limits.frame_len_max)
-                    .max_frame_size(limits.frame_len_max)
-                    .on_upgrade(async move |socket| {
-                        ended.send(serve(socket, session).await).unwrap();
-                    })
+                upgrade.accept(limits.frame_len_max, async move |socket| {
+                    ended.send(serve(socket, session).await).unwrap();
+                })
             }),
         );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -230,12 +238,21 @@ impl Client {
         }
     }
 
-    /// Sends a client stream's data.
+    /// Sends a client stream's data, with the keys in the SDKs' order.
     pub(super) async fn enqueue(&mut self, stream: u64, data: &[u8]) {
         use base64::Engine as _;
         let data = base64::prelude::BASE64_STANDARD.encode(data);
-        let params = json!({"streamId": stream, "data": data});
-        self.notify("$sandbox.stream.enqueue", params).await;
+        self.enqueue_text(stream, &data).await;
+    }
+
+    /// The same with data that may not be base64.
+    pub(super) async fn enqueue_text(&mut self, stream: u64, data: &str) {
+        let params = format!(r#"{{"streamId":{stream},"data":"{data}"}}"#);
+        let method = r#""method":"$sandbox.stream.enqueue""#;
+        self.send_text(&format!(
+            r#"{{"jsonrpc":"2.0",{method},"params":{params}}}"#
+        ))
+        .await;
     }
 
     pub(super) async fn start(&mut self, stream: u64) {

@@ -201,7 +201,7 @@ async fn too_large_a_message_is_refused_after_what_is_owed_is_said() {
 async fn the_largest_message_is_taken() {
     let limits = RpcLimits {
         frame_len_max: 300_000,
-        frames_held_max: 64 * 1024,
+        messages_held_max: 64 * 1024,
         ..RpcLimits::default()
     };
     let harness = Harness::with_limits(Dialect::JavaScript, limits).await;

@@ -341,7 +341,7 @@ async fn ten_thousand_tiny_streams() {
         use futures_util::SinkExt as _;
         let mut send = async |message: Value| {
             let text = message.to_string();
-            let message = tokio_tungstenite::tungstenite::Message::text(text);
+            let message = tungstenite::Message::text(text);
             sink.feed(message).await.unwrap();
         };
         for n in 0..STREAMS {
