@@ -52,6 +52,8 @@ pub struct Limits {
     pub stopped_retention: Duration,
     /// How often usage is measured.
     pub usage_interval: Duration,
+    /// How long one measurement may take.
+    pub usage_timeout: Duration,
     /// How long a request waits for a node that is away.
     pub node_wait: Duration,
     /// How long a node may take to create a sandbox, a new template included.
@@ -77,6 +79,7 @@ impl Limits {
         disk_total_bytes_max: 2 * 1024 * 1024 * 1024 * 1024,
         stopped_retention: Duration::from_hours(24),
         usage_interval: Duration::from_mins(1),
+        usage_timeout: Duration::from_secs(2),
         node_wait: Duration::from_secs(10),
         create_timeout: Duration::from_mins(3),
         frame_len_max: 128 * 1024 * 1024,

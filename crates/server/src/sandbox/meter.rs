@@ -1,15 +1,10 @@
 //! Measures what one sandbox uses and writes it down.
 
-use std::time::Duration;
-
 use tombolo_ids::{MemoryMib, OrganisationId, SandboxId, UnixMillis};
 
 use crate::app::App;
 use crate::clock;
 use crate::database::{QueryError, UsageSample, UsageTotals};
-
-/// How long one measurement may take.
-const MEASURE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What has been counted of a sandbox so far.
 #[derive(Debug)]
@@ -62,7 +57,8 @@ impl Meter {
     /// Measures and records. When the node cannot answer, the time that passed
     /// is recorded with the figures known before.
     pub(crate) async fn measure(&mut self, app: &App) -> Result<(), QueryError> {
-        let figures = app.node.usage(&self.sandbox, MEASURE_TIMEOUT).await;
+        let limit = app.config.limits.usage_timeout;
+        let figures = app.node.usage(&self.sandbox, limit).await;
         let now = clock::now();
         let passed = now.since(self.latest.taken_at).as_millis();
         let added = u64::try_from(passed)

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tombolo_api::native::{CreatedToken, TOKENS_PATH};
-use tombolo_testkit::{FakeNode, eventually, within};
+use tombolo_testkit::{FakeNode, WAIT_MAX, eventually, within};
 
 use crate::config::{Limits, ServerConfig};
 use crate::serve::Server;
@@ -26,11 +26,12 @@ use crate::token::TokenHash;
 pub(super) const ADMIN: &str = "admin-token-of-the-tests";
 pub(super) const CREATE: &str = "/api/v3/sandboxes/create";
 
-/// Limits under which nothing takes long.
+/// Limits under which nothing takes long, and no busy machine is too slow.
 pub(super) fn quick() -> Limits {
     Limits {
         grace: Duration::from_millis(300),
         node_wait: Duration::from_secs(5),
+        usage_timeout: WAIT_MAX,
         shutdown_grace: Duration::from_secs(2),
         ..Limits::STANDARD
     }
@@ -294,6 +295,14 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Breaks the connection. A call before makes sure that the server has
+    /// seen it open: a handshake that is broken off is another matter.
+    pub(super) async fn lose(mut self) {
+        let answer = self.call("envGet", serde_json::json!({ "key": "A" })).await;
+        assert_eq!(answer, serde_json::json!({ "ok": null }));
+        drop(self.stream);
     }
 
     /// Closes as the Python SDK does.

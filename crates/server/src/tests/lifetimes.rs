@@ -50,7 +50,7 @@ async fn a_session_waits_a_while_for_a_lost_primary() {
     let world = World::new().await;
     let primary = world.create("{}").await.unwrap();
     let id = primary.id();
-    drop(primary.stream);
+    primary.lose().await;
     let row = world.until_state(&id, "stopped").await;
     assert_eq!(row["reason"], "connection_lost");
     let created = row["created_at_ms"].as_i64().unwrap();
@@ -69,7 +69,7 @@ async fn who_connects_in_the_grace_period_is_the_new_primary() {
     .await;
     let primary = world.create("{}").await.unwrap();
     let id = primary.id();
-    drop(primary.stream);
+    primary.lose().await;
     world.until_state(&id, "grace").await;
     let again = world.connect(&id).await.unwrap();
     assert_eq!(again.id(), id);
