@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use fastrand::Rng;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::World;
 
@@ -29,6 +29,8 @@ pub struct Answers {
     pub done: u32,
     /// Said that they could not.
     pub refused: u32,
+    /// How long the slowest answer took.
+    pub slowest: Duration,
 }
 
 impl Load {
@@ -51,21 +53,26 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Answers::default();
         while let Some(answers) = self.workers.join_next().await {
-            let answers = answers??;
-            all.done += answers.done;
-            all.refused += answers.refused;
+            all.add(answers??);
         }
         Ok(all)
     }
 }
 
 impl Answers {
-    fn count(&mut self, is_done: bool) {
-        if is_done {
-            self.done += 1;
-        } else {
-            self.refused += 1;
-        }
+    /// Counts others as well.
+    pub fn add(&mut self, others: Self) {
+        self.done += others.done;
+        self.refused += others.refused;
+        self.slowest = self.slowest.max(others.slowest);
+    }
+
+    fn count(&mut self, is_done: bool, begun: Instant) {
+        self.add(Self {
+            done: u32::from(is_done),
+            refused: u32::from(!is_done),
+            slowest: begun.elapsed(),
+        });
     }
 }
 
@@ -77,6 +84,7 @@ async fn work(
 ) -> anyhow::Result<Answers> {
     let mut answers = Answers::default();
     while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
         let step = async {
             match random.u8(..3) {
                 0 => say(&world, &id, random.u32(..)).await,
@@ -85,7 +93,7 @@ async fn work(
             }
         };
         let is_done = timeout(ANSWER_MAX, step).await.context("no answer")??;
-        answers.count(is_done);
+        answers.count(is_done, begun);
     }
     Ok(answers)
 }
@@ -136,6 +144,7 @@ async fn list(world: &World, id: &str) -> anyhow::Result<bool> {
 async fn come_and_go(world: Arc<World>, stop: Arc<AtomicBool>) -> anyhow::Result<Answers> {
     let mut answers = Answers::default();
     while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
         let step = async {
             match world.create().await {
                 Ok(id) => world.kill(&id).await.is_ok(),
@@ -143,7 +152,7 @@ async fn come_and_go(world: Arc<World>, stop: Arc<AtomicBool>) -> anyhow::Result
             }
         };
         let is_done = timeout(ANSWER_MAX, step).await.context("no answer")?;
-        answers.count(is_done);
+        answers.count(is_done, begun);
     }
     Ok(answers)
 }
