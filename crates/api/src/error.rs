@@ -86,6 +86,8 @@ error_codes! {
     NodeUnavailable = 503 "NODE_UNAVAILABLE",
     /// The node has no room for another sandbox. Try again later.
     NoCapacity = 503 "NO_CAPACITY",
+    /// The sandbox did not start in time, as on a busy machine. Nothing is left of it. Try again.
+    StartTimedOut = 503 "START_TIMED_OUT",
 }
 
 impl PartialSchema for ErrorCode {

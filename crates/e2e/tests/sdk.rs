@@ -69,7 +69,9 @@ async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
         }
         check_table(&table(&rows)?)?;
         python.examples(&world).await?;
-        javascript.examples(&world).await
+        javascript.examples(&world).await?;
+        python.readme(&world).await?;
+        javascript.readme(&world).await
     })
     .await;
 }
@@ -90,6 +92,24 @@ fn examples(directory: &str, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
     files.sort();
     ensure!(!files.is_empty(), "there are no examples in {directory}");
     Ok(files)
+}
+
+/// What the README shows of a language, as it is written there.
+fn readme(language: &str) -> anyhow::Result<Vec<String>> {
+    let page = fs_err::read_to_string(workspace().join("README.md"))?;
+    let mut blocks = page.split("```");
+    // Text and code take turns, and text comes first.
+    let mut programs = Vec::new();
+    while let (Some(_text), Some(code)) = (blocks.next(), blocks.next()) {
+        if let Some(program) = code
+            .strip_prefix(language)
+            .and_then(|code| code.strip_prefix('\n'))
+        {
+            programs.push(program.to_owned());
+        }
+    }
+    ensure!(!programs.is_empty(), "README.md shows no {language}");
+    Ok(programs)
 }
 
 /// A directory that keeps what is installed from the list of packages in
@@ -159,6 +179,14 @@ impl Python {
         }
         Ok(())
     }
+
+    async fn readme(&self, world: &World) -> anyhow::Result<()> {
+        for program in readme("python")? {
+            let python = Command::new(&self.interpreter).arg("-c").arg(program);
+            run_example(python, world).await?;
+        }
+        Ok(())
+    }
 }
 
 /// The JavaScript SDK, with copies of the examples beside it.
@@ -192,6 +220,15 @@ impl JavaScript {
             let copy = self.directory.join(name);
             fs_err::copy(&example, &copy)?;
             run_example(Command::new("node").arg(copy), world).await?;
+        }
+        Ok(())
+    }
+
+    async fn readme(&self, world: &World) -> anyhow::Result<()> {
+        for program in readme("js")? {
+            let file = self.directory.join("readme.mjs");
+            fs_err::write(&file, program)?;
+            run_example(Command::new("node").arg(file), world).await?;
         }
         Ok(())
     }

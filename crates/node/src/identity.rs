@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tombolo_guest_proto::agent_client;
 use tombolo_guest_proto::v1::PersonalizeRequest;
-use tombolo_guest_proto::v1::agent_client::AgentClient;
 use tombolo_host::Machine;
 
 const ENTROPY_LEN: usize = 64;
@@ -38,7 +38,7 @@ pub(crate) async fn give<M: Machine>(
         machine_id,
         env,
     };
-    AgentClient::new(machine.agent())
+    agent_client(machine.agent())
         .personalize(request)
         .await
         .map_err(Box::new)?;

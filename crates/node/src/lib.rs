@@ -13,6 +13,7 @@
 
 mod config;
 mod identity;
+mod image;
 mod passthrough;
 mod pool;
 mod run;

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_diag::in_one_line;
+use tombolo_guest_proto::agent_client;
 use tombolo_guest_proto::v1::PrewarmRequest;
-use tombolo_guest_proto::v1::agent_client::AgentClient;
 use tombolo_host::{Engine, Isolation, LaunchError, Machine};
 
 /// How long the pool waits after a machine could not be made.
@@ -167,7 +167,7 @@ impl<E: Engine> Pool<E> {
             shell_commands: vec![WARM_COMMAND.to_owned()],
             settle: false,
         };
-        let mut agent = AgentClient::new(machine.agent());
+        let mut agent = agent_client(machine.agent());
         let warmed = async {
             agent
                 .prewarm(request)

@@ -1,6 +1,7 @@
 //! Starts a node, keeps it, and stops it in good order.
 
 use crate::config::NodeConfig;
+use crate::image;
 use crate::passthrough::Passthrough;
 use crate::pool::Pool;
 use crate::sandboxes::Sandboxes;
@@ -27,6 +28,14 @@ const TEMPLATE_COUNT_MAX: usize = 8;
 /// Calls one connection may have under way: every process of a sandbox has a
 /// few that last as long as it does.
 const CONCURRENT_CALLS_MAX: u32 = 16_384;
+/// Calls of one connection that were cancelled before they were looked at.
+/// Many end at once when a client of the server goes; without a bound, opening
+/// and cancelling would cost the other side nothing.
+const CANCELLED_CALLS_MAX: usize = 1024;
+/// Streams of one connection that the other side broke a rule on.
+const BROKEN_CALLS_MAX: usize = 1024;
+/// Headers of one call together. The server sends a few short ones.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 
 /// Why a node stopped.
 #[derive(Debug, thiserror::Error)]
@@ -125,8 +134,10 @@ async fn serve<E: Engine>(
     sandboxes: &Arc<Sandboxes<E>>,
     listener: UnixListener,
 ) -> Result<(), NodeError> {
+    let artefacts = Artefacts::load(&config.state_dir)?;
     let service = NodeService {
         sandboxes: Arc::clone(sandboxes),
+        disk_bytes: image::disk_bytes(&artefacts.image)?,
         default_memory_mib: config.default_memory_mib,
         vcpu_count: config.vcpu_count,
     };
@@ -134,6 +145,9 @@ async fn serve<E: Engine>(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(CONCURRENT_CALLS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(CANCELLED_CALLS_MAX))
+        .http2_max_local_error_reset_streams(Some(BROKEN_CALLS_MAX))
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .add_service(NodeServer::new(service))
         .add_service(Passthrough::new(Arc::clone(sandboxes)))
         .serve_with_incoming(UnixListenerStream::new(listener))

@@ -22,6 +22,8 @@ pub(crate) struct NodeService<E: Engine> {
     pub(crate) sandboxes: Arc<Sandboxes<E>>,
     pub(crate) default_memory_mib: u32,
     pub(crate) vcpu_count: u32,
+    /// Of every sandbox: the image's.
+    pub(crate) disk_bytes: u64,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -54,6 +56,7 @@ impl<E: Engine> Node for NodeService<E> {
                 self.vcpu_count
             )));
         }
+        check_disk(request.disk_bytes, self.disk_bytes)?;
         let memory_mib = match request.memory_mib {
             0 => self.default_memory_mib,
             memory_mib => memory_mib,
@@ -128,6 +131,18 @@ impl<E: Engine> Node for NodeService<E> {
     }
 }
 
+/// Every disk is as large as the image. Zero asks for the default.
+fn check_disk(asked_bytes: u64, given_bytes: u64) -> Result<(), Status> {
+    if asked_bytes == 0 || asked_bytes == given_bytes {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "the disk of a sandbox has {given_bytes} bytes here, as its image has, not {asked_bytes}; \
+         set `disk_gib` to {}",
+        given_bytes >> 30
+    )))
+}
+
 fn parse_id(id: &str) -> Result<SandboxId, Status> {
     id.parse()
         .map_err(|_malformed| Status::invalid_argument("that is no sandbox id"))
@@ -147,10 +162,11 @@ fn create_status(error: &CreateError) -> Status {
         CreateError::Exists => Status::already_exists(words),
         CreateError::Full => Status::resource_exhausted(words),
         CreateError::Unwanted => Status::aborted(words),
-        CreateError::Launch(_)
-        | CreateError::Record(_)
-        | CreateError::Identity(_)
-        | CreateError::Slow(_) => Status::internal(words),
+        CreateError::Launch(_) | CreateError::Record(_) | CreateError::Identity(_) => {
+            Status::internal(words)
+        }
+        // A busy host is the usual reason, and another attempt the mend.
+        CreateError::Slow(_) => Status::deadline_exceeded(words),
     }
 }
 
@@ -170,5 +186,47 @@ fn ended_message(end: &Ended) -> SandboxEnded {
     SandboxEnded {
         sandbox_id: end.id.to_string(),
         reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tonic::Code;
+
+    #[test]
+    fn only_the_images_disk_size_is_given() {
+        let image = 10 << 30;
+        for (asked, is_given) in [
+            (0, true),
+            (image, true),
+            (image - 1, false),
+            (20 << 30, false),
+        ] {
+            assert_eq!(check_disk(asked, image).is_ok(), is_given, "{asked}");
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_are_told_what_may_be_tried_again() {
+        let elapsed = tokio::time::timeout(Duration::ZERO, std::future::pending::<()>()).await;
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let cases = [
+            (
+                CreateError::Slow(elapsed.unwrap_err()),
+                Code::DeadlineExceeded,
+            ),
+            (CreateError::Full, Code::ResourceExhausted),
+            (CreateError::Record(full), Code::ResourceExhausted),
+            (CreateError::Exists, Code::AlreadyExists),
+            (
+                CreateError::Record(std::io::Error::other("odd")),
+                Code::Internal,
+            ),
+        ];
+        for (error, code) in cases {
+            assert_eq!(create_status(&error).code(), code, "{error}");
+        }
     }
 }

@@ -117,6 +117,12 @@ impl From<NodeCallError> for ApiError {
                 "the node that runs sandboxes does not answer; try again",
                 error,
             ),
+            (_, Some(Code::DeadlineExceeded)) => Self::caused(
+                ErrorCode::StartTimedOut,
+                "the sandbox did not start in time, and nothing is left of it: the machine is \
+                 busy; try again, later or with fewer at once",
+                error,
+            ),
             (_, Some(Code::ResourceExhausted)) => Self::caused(
                 ErrorCode::NoCapacity,
                 "the node has no room for another sandbox; end one or try again later",

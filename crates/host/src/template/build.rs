@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tombolo_guest_proto::v1::agent_client::AgentClient;
+use tombolo_guest_proto::agent_client;
 use tombolo_guest_proto::v1::{HelloRequest, PrewarmRequest};
 use tombolo_sys::jail::{self, Access, Bind, JailSpec, Jailed};
 use tonic::transport::Channel;
@@ -202,7 +202,7 @@ impl<'a> Build<'a> {
             shell_commands: PREWARM_COMMANDS.map(str::to_owned).to_vec(),
             settle: true,
         };
-        AgentClient::new(channel)
+        agent_client(channel)
             .prewarm(request)
             .await
             .map_err(Box::new)?;
@@ -304,7 +304,7 @@ async fn reach_agent(dir: &Path) -> Result<Channel, BuildTemplateError> {
     let opened = agent_channel::open(dir).await;
     let opened = opened.map_err(BuildTemplateError::Channel)?;
     let channel = agent_channel::channel(dir, Some(opened));
-    AgentClient::new(channel.clone())
+    agent_client(channel.clone())
         .hello(HelloRequest {})
         .await
         .map_err(Box::new)?;

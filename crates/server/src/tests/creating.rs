@@ -231,6 +231,7 @@ async fn what_the_node_refuses_is_told_and_leaves_nothing() {
     .await;
     let cases = [
         (Code::ResourceExhausted, 503, "NO_CAPACITY"),
+        (Code::DeadlineExceeded, 503, "START_TIMED_OUT"),
         (Code::Internal, 500, "INTERNAL"),
     ];
     for (refusal, status, code) in cases {
@@ -251,7 +252,7 @@ async fn what_the_node_refuses_is_told_and_leaves_nothing() {
     let listed = world.get("/api/tombolo/v1/sandboxes").await.json;
     let failed = listed.as_array().unwrap().iter();
     let failed = failed.filter(|row| row["reason"] == "create_failed");
-    assert_eq!(failed.count(), 2);
+    assert_eq!(failed.count(), 3);
 }
 
 #[tokio::test]
