@@ -68,9 +68,9 @@ pub enum AllowEntryError {
     #[error("`*` may only be the whole first label, as in `*.example.com`")]
     WildcardPlace,
     #[error(
-        "`{0}` is not a port; write a number from 1 to 65535, or leave `:port` out for any port"
+        "`{port}` is not a port; write a number from 1 to 65535, or leave `:port` out for any port"
     )]
-    Port(String),
+    Port { port: String },
     #[error("an IPv6 address stands in brackets: write `[{0}]`")]
     Bracketless(IpNetText),
     #[error(
@@ -254,7 +254,9 @@ fn parse_port(text: &str) -> Result<u16, AllowEntryError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits && port != 0 => Ok(port),
-        _ => Err(AllowEntryError::Port(text.chars().take(16).collect())),
+        _ => Err(AllowEntryError::Port {
+            port: text.chars().take(16).collect(),
+        }),
     }
 }
 

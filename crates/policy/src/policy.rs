@@ -120,21 +120,21 @@ pub enum ProblemKind {
         source: AllowEntryError,
     },
     #[error(
-        "`{0}` is a private range that this server does not open to sandboxes; ask its operator to list it as a private network"
+        "`{entry}` is a private range that this server does not open to sandboxes; ask its operator to list it as a private network"
     )]
-    PrivateClosed(String),
+    PrivateClosed { entry: String },
     #[error(
-        "`{0}` can never be reached: metadata services, loopback, link-local and reserved addresses stay closed"
+        "`{entry}` can never be reached: metadata services, loopback, link-local and reserved addresses stay closed"
     )]
-    NeverOpen(String),
+    NeverOpen { entry: String },
     #[error(
-        "a secret is for host names, because a certificate must prove the host; `{0}` is an address"
+        "a secret is for host names, because a certificate must prove the host; `{entry}` is an address"
     )]
-    SecretAddress(String),
+    SecretAddress { entry: String },
     #[error(
-        "`{0}` is not a name for a secret; use letters, digits and `_`, not beginning with a digit"
+        "`{name}` is not a name for a secret; use letters, digits and `_`, not beginning with a digit"
     )]
-    SecretName(String),
+    SecretName { name: String },
     #[error("the shape holds `{{}}` once, and otherwise letters, digits, `-` and `_` only")]
     Shape,
     #[error(
@@ -145,30 +145,32 @@ pub enum ProblemKind {
         "`{passthrough}` is passed through unread, so rule `{rule}` could not be enforced there; remove one of them"
     )]
     PassthroughRule { passthrough: String, rule: String },
-    #[error("`{0}` is an address; pass-through is decided by name")]
-    PassthroughAddress(String),
-    #[error("`{0}` is not an id; use letters, digits, `-`, `_` and `.`")]
-    RuleName(String),
-    #[error("`{0}` is the id of another rule too")]
-    RuleTwice(String),
+    #[error("`{entry}` is an address; pass-through is decided by name")]
+    PassthroughAddress { entry: String },
+    #[error("`{id}` is not an id; use letters, digits, `-`, `_` and `.`")]
+    RuleName { id: String },
+    #[error("`{id}` is the id of another rule too")]
+    RuleTwice { id: String },
     #[error(
         "a rule that denies has neither `rate` nor `max_body_bytes`; put them into a rule that allows"
     )]
     LimitOnDeny,
     #[error("`audit` is for rules that deny; to try rules that allow, set `net.mode` to `audit`")]
     AuditOnAllow,
-    #[error("`{0}` is not a method; write it in upper case, such as `GET`")]
-    Method(String),
+    #[error("`{method}` is not a method; write it in upper case, such as `GET`")]
+    Method { method: String },
     #[error("`{glob}`: {source}")]
     Glob { glob: String, source: GlobError },
-    #[error("`{0}` is not the name of a header")]
-    HeaderName(String),
-    #[error("`{0}` is not a media type without parameters; write `application/json` or `image/*`")]
-    MediaType(String),
+    #[error("`{name}` is not the name of a header")]
+    HeaderName { name: String },
     #[error(
-        "`{0}` is not a rate; write a number and a unit: `10/s`, `100/min`, `1000/h`, `5000/d`"
+        "`{media_type}` is not a media type without parameters; write `application/json` or `image/*`"
     )]
-    Rate(String),
+    MediaType { media_type: String },
+    #[error(
+        "`{rate}` is not a rate; write a number and a unit: `10/s`, `100/min`, `1000/h`, `5000/d`"
+    )]
+    Rate { rate: String },
     #[error("`{pointer}`: {source}")]
     Pointer {
         pointer: String,

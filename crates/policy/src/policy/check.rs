@@ -153,14 +153,20 @@ fn refuse_range(entry: &AllowEntry, operator: &OperatorRules) -> Option<ProblemK
     let last = classify(range.broadcast()).class;
     let is_address = range.prefix_len() == range.max_prefix_len();
     if is_address && first == AddressClass::Metadata {
-        return Some(ProblemKind::NeverOpen(entry.to_string()));
+        return Some(ProblemKind::NeverOpen {
+            entry: entry.to_string(),
+        });
     }
     if opened_class(entry.host()).is_some() {
         let closed = !operator.may_open(range);
-        return closed.then(|| ProblemKind::PrivateClosed(entry.to_string()));
+        return closed.then(|| ProblemKind::PrivateClosed {
+            entry: entry.to_string(),
+        });
     }
     let closed = first == last && !first.is_openable() && first != AddressClass::Public;
-    closed.then(|| ProblemKind::NeverOpen(entry.to_string()))
+    closed.then(|| ProblemKind::NeverOpen {
+        entry: entry.to_string(),
+    })
 }
 
 fn secrets(
@@ -178,7 +184,7 @@ fn secrets(
 fn secret(name: &str, document: &SecretDocument, problems: &mut Problems) -> SecretBinding {
     let at = format!("secrets.{}", cut(name));
     if !is_variable(name) {
-        problems.add(at.as_str(), ProblemKind::SecretName(cut(name)));
+        problems.add(at.as_str(), ProblemKind::SecretName { name: cut(name) });
     }
     let hosts_at = format!("{at}.hosts");
     if document.hosts.is_empty() {
@@ -187,7 +193,9 @@ fn secret(name: &str, document: &SecretDocument, problems: &mut Problems) -> Sec
     let hosts = problems.entries(&hosts_at, &document.hosts, HOSTS_MAX);
     for entry in &hosts {
         if matches!(entry.host(), HostPattern::Range(_)) {
-            let kind = ProblemKind::SecretAddress(entry.to_string());
+            let kind = ProblemKind::SecretAddress {
+                entry: entry.to_string(),
+            };
             problems.add(hosts_at.as_str(), kind);
         }
     }
@@ -246,7 +254,9 @@ fn check_passthrough(
     for (index, entry) in passthrough.iter().enumerate() {
         let at = format!("net.passthrough[{index}]");
         if matches!(entry.host(), HostPattern::Range(_)) {
-            let kind = ProblemKind::PassthroughAddress(entry.to_string());
+            let kind = ProblemKind::PassthroughAddress {
+                entry: entry.to_string(),
+            };
             problems.add(at.as_str(), kind);
         }
         for secret in secrets.iter().filter(|secret| meets(entry, &secret.hosts)) {

@@ -24,7 +24,9 @@ pub(super) fn compile(documents: &[RuleDocument], problems: &mut Problems) -> Ve
     for (index, document) in documents.iter().take(RULES_MAX).enumerate() {
         let at = format!("net.rules[{index}]");
         if !ids.insert(document.id.as_str()) {
-            let kind = ProblemKind::RuleTwice(cut(&document.id));
+            let kind = ProblemKind::RuleTwice {
+                id: cut(&document.id),
+            };
             problems.add(format!("{at}.id"), kind);
         }
         rules.push(rule(&at, document, problems));
@@ -67,7 +69,7 @@ fn check_form(at: &str, document: &RuleDocument, problems: &mut Problems) {
     let id = document.id.as_str();
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if id.is_empty() || id.len() > NAME_LEN_MAX || !id.bytes().all(is_part) {
-        problems.add(format!("{at}.id"), ProblemKind::RuleName(cut(id)));
+        problems.add(format!("{at}.id"), ProblemKind::RuleName { id: cut(id) });
     }
     let limited = document.rate.is_some() || document.max_body_bytes.is_some();
     match (document.action, document.mode) {
@@ -102,7 +104,7 @@ fn methods(at: &str, texts: &OneOrMany, problems: &mut Problems) -> Vec<String> 
         if !text.is_empty() && text.len() <= 32 && text.bytes().all(is_part) {
             methods.push(text.to_owned());
         } else {
-            problems.add(at, ProblemKind::Method(cut(text)));
+            problems.add(at, ProblemKind::Method { method: cut(text) });
         }
     });
     methods
@@ -164,7 +166,7 @@ fn headers(
 ) -> Vec<(String, TextCondition)> {
     for name in conditions.keys().take(CONDITIONS_MAX) {
         if name.is_empty() || !name.bytes().all(is_token) {
-            problems.add(at, ProblemKind::HeaderName(cut(name)));
+            problems.add(at, ProblemKind::HeaderName { name: cut(name) });
         }
     }
     texts(at, conditions, problems)
@@ -179,7 +181,12 @@ fn media(at: &str, texts: &OneOrMany, problems: &mut Problems) -> Vec<MediaPatte
         if text.len() <= NAME_LEN_MAX && is_media_pattern(text) {
             patterns.push(MediaPattern(text.to_ascii_lowercase()));
         } else {
-            problems.add(at, ProblemKind::MediaType(cut(text)));
+            problems.add(
+                at,
+                ProblemKind::MediaType {
+                    media_type: cut(text),
+                },
+            );
         }
     });
     patterns
@@ -207,7 +214,7 @@ fn rate(at: &str, text: &str, problems: &mut Problems) -> Option<Rate> {
         Rate::per(count, period)
     });
     if parsed.is_none() {
-        problems.add(at, ProblemKind::Rate(cut(text)));
+        problems.add(at, ProblemKind::Rate { rate: cut(text) });
     }
     parsed
 }

@@ -92,22 +92,22 @@ struct Shape {
 pub enum ExpressionError {
     #[error("an expression has at most {EXPRESSION_LEN_MAX} characters; use several rules")]
     TooLong,
-    #[error("the expression is not valid CEL: {0}")]
-    Syntax(String),
+    #[error("the expression is not valid CEL: {message}")]
+    Syntax { message: String },
     #[error("the expression has more than {EXPRESSION_NODES_MAX} parts; use several rules")]
     TooManyNodes,
     #[error("the expression is nested more than {EXPRESSION_DEPTH_MAX} levels deep")]
     TooDeep,
-    #[error("`{0}` is not a variable; there are `request`, `json` and `labels`")]
-    Variable(String),
+    #[error("`{name}` is not a variable; there are `request`, `json` and `labels`")]
+    Variable { name: String },
     #[error(
-        "`{0}` cannot be called here; there are operators, `has`, `size`, `in`, `contains`, `startsWith`, `endsWith`, `all` and `exists`"
+        "`{name}` cannot be called here; there are operators, `has`, `size`, `in`, `contains`, `startsWith`, `endsWith`, `all` and `exists`"
     )]
-    Function(String),
+    Function { name: String },
     #[error("a loop must not stand in another loop")]
     NestedLoop,
-    #[error("inside a loop only its own variable and `labels` can be used, not `{0}`")]
-    LoopVariable(String),
+    #[error("inside a loop only its own variable and `labels` can be used, not `{name}`")]
+    LoopVariable { name: String },
     #[error("`all` and `exists` are the only loops")]
     Loop,
     #[error("`+` may stand {ADDITIONS_MAX} times in an expression, and not inside a loop")]
@@ -193,7 +193,9 @@ impl Expression {
 fn syntax(errors: &cel::ParseErrors) -> ExpressionError {
     let first = errors.errors.first();
     let message = first.map_or_else(String::new, |error| error.msg.clone());
-    ExpressionError::Syntax(message.chars().take(200).collect())
+    ExpressionError::Syntax {
+        message: message.chars().take(200).collect(),
+    }
 }
 
 struct Checker {
@@ -252,10 +254,16 @@ impl Checker {
             }
             "request" => &mut self.shape.reads_request,
             "json" => &mut self.shape.reads_json,
-            name => return Err(ExpressionError::Variable(name.to_owned())),
+            name => {
+                return Err(ExpressionError::Variable {
+                    name: name.to_owned(),
+                });
+            }
         };
         if self.loop_variable.is_some() {
-            return Err(ExpressionError::LoopVariable(name.to_owned()));
+            return Err(ExpressionError::LoopVariable {
+                name: name.to_owned(),
+            });
         }
         *read = true;
         Ok(())
@@ -263,7 +271,9 @@ impl Checker {
 
     fn check_call(&mut self, call: &CallExpr, depth_left: usize) -> Result<(), ExpressionError> {
         if !FUNCTIONS.contains(&call.func_name.as_str()) {
-            return Err(ExpressionError::Function(call.func_name.clone()));
+            return Err(ExpressionError::Function {
+                name: call.func_name.clone(),
+            });
         }
         if call.func_name == operators::ADD {
             self.shape.additions += 1;
@@ -307,7 +317,9 @@ impl Checker {
         }
         let name = comprehension.iter_var.as_str();
         if matches!(name, "request" | "json" | "labels") {
-            return Err(ExpressionError::Variable(name.to_owned()));
+            return Err(ExpressionError::Variable {
+                name: name.to_owned(),
+            });
         }
         self.loop_variable = Some(name.to_owned());
         let checked = self.check(condition, depth_left);

@@ -28,8 +28,8 @@ pub enum GlobError {
     TooLong,
     #[error("a glob of a path begins with a slash and has neither query nor parameters")]
     Path(#[source] PathError),
-    #[error("paths are compared in canonical form; write `{0}`")]
-    NotCanonical(String),
+    #[error("paths are compared in canonical form; write `{canonical}`")]
+    NotCanonical { canonical: String },
     #[error("`**` is a whole segment; write `/**/`, or `*` for a part of one segment")]
     PartialSegments,
 }
@@ -45,7 +45,9 @@ impl PathGlob {
         }
         let path = CanonicalPath::parse(text).map_err(GlobError::Path)?;
         if path.as_str() != text {
-            return Err(GlobError::NotCanonical(path.as_str().to_owned()));
+            return Err(GlobError::NotCanonical {
+                canonical: path.as_str().to_owned(),
+            });
         }
         let parts = path.segments().map(parse_part).collect::<Result<_, _>>()?;
         Ok(Self { parts })
