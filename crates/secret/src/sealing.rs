@@ -1,8 +1,8 @@
 //! Sealing to a public key: whoever takes a value in can lock it and cannot
 //! open it again.
 //!
-//! HPKE (RFC 9180), base mode, with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and
-//! ChaCha20Poly1305. The context of the secret is associated data.
+//! HPKE (RFC 9180), base mode: X25519 with HKDF-SHA256, HKDF-SHA256 and
+//! `ChaCha20Poly1305`. The context of the secret is associated data.
 
 use std::{fmt, str::FromStr};
 

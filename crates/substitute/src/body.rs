@@ -98,12 +98,11 @@ fn parameter(parameters: &str, name: &str) -> Option<String> {
             .trim_start_matches([';', ' ', '\t'])
             .trim_end()
             .eq_ignore_ascii_case(name);
-        let (found, after) = match value.strip_prefix('"') {
-            Some(quoted) => unquote(quoted)?,
-            None => {
-                let (token, after) = value.split_once(';').unwrap_or((value, ""));
-                (token.trim().to_owned(), after)
-            }
+        let (found, after) = if let Some(quoted) = value.strip_prefix('"') {
+            unquote(quoted)?
+        } else {
+            let (token, after) = value.split_once(';').unwrap_or((value, ""));
+            (token.trim().to_owned(), after)
         };
         if is_wanted {
             return Some(found);
@@ -204,3 +203,6 @@ impl fmt::Debug for BodySubstitution {
         write!(f, "BodySubstitution({kind}, {} bytes held)", self.held())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -282,9 +282,7 @@ pub fn plan_response(framing: &ResponseFraming<'_>) -> Result<ResponsePlan, Refu
     let Ok(codings) = framing.codings.clone() else {
         return Err(Refusal::UnscannableEncoding);
     };
-    let is_text = framing
-        .content_type
-        .is_some_and(|content_type| is_text(content_type));
+    let is_text = framing.content_type.is_some_and(is_text);
     if !is_text {
         return Ok(ResponsePlan::Mask { codings });
     }

@@ -1,6 +1,8 @@
 //! Headers: in which a placeholder becomes a value, and what counts as a
 //! credential.
 
+use std::borrow::Cow;
+
 use base64::{
     Engine as _,
     alphabet::STANDARD,
@@ -116,7 +118,7 @@ impl std::fmt::Debug for InjectedHeader {
 /// Whether a header is left as it is, whatever is in it.
 #[must_use]
 pub fn is_header_excluded(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+    let name = lower_case(name);
     name != SUBPROTOCOL
         && EXCLUDED
             .iter()
@@ -124,6 +126,15 @@ pub fn is_header_excluded(name: &str) -> bool {
                 Some(start) => name.starts_with(start),
                 None => name == *excluded,
             })
+}
+
+/// A name of a header in lower case. Those of HTTP/2 are already.
+pub(crate) fn lower_case(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 /// Whether a header carries credentials; in lower case.

@@ -13,6 +13,8 @@ mod body;
 mod composite;
 mod encode;
 mod finding;
+#[cfg(test)]
+mod fixture;
 mod framing;
 mod head;
 mod host;

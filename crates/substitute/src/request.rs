@@ -13,7 +13,7 @@ use crate::{
     framing,
     head::{
         basic_token, decode_base64, encode_base64, is_credential_header, is_credential_parameter,
-        is_header_excluded, is_only_placeholder,
+        is_header_excluded, is_only_placeholder, lower_case,
     },
     scan::{Resolver, Scanner, may_contain},
     table::{Requirement, SecretRule},
@@ -72,7 +72,7 @@ impl RequestSubstitution {
         name: &str,
         value: &[u8],
     ) -> Result<Option<Zeroizing<Vec<u8>>>, Refusal> {
-        let name = name.to_ascii_lowercase();
+        let name = lower_case(name);
         if self.is_injected(&name) {
             return Ok(None);
         }
@@ -197,8 +197,9 @@ impl RequestSubstitution {
     #[must_use]
     pub fn body(&self, kind: &BodyKind) -> BodySubstitution {
         let resolver = Resolver {
+            table: Arc::clone(&self.resolver.table),
+            eligibility: Arc::clone(&self.resolver.eligibility),
             findings: Findings::default(),
-            ..self.resolver.clone()
         };
         BodySubstitution::new(kind, Scanner::new(resolver, kind.slot(), kind.encoding()))
     }
@@ -221,7 +222,7 @@ impl RequestSubstitution {
         let first = message.iter().find(|byte| !byte.is_ascii_whitespace());
         let before = self.resolver.findings.substituted();
         let text = if matches!(first, Some(b'{' | b'[')) {
-            let scanner = Scanner::new(self.resolver.clone(), Slot::WebSocket, Encoding::Json);
+            let scanner = Scanner::new(self.resolver.lend(), Slot::WebSocket, Encoding::Json);
             let (text, scanner) = substitute_json(scanner, message);
             self.resolver = scanner.resolver;
             text
@@ -322,6 +323,9 @@ impl RequestSubstitution {
     }
 
     fn is_injected(&self, name: &str) -> bool {
+        if !self.resolver.table.has_injections() {
+            return false;
+        }
         let mut eligible = self.resolver.table.eligible(&self.resolver.eligibility);
         eligible.any(|secret| {
             let injection = secret.injection.as_ref();
@@ -358,8 +362,13 @@ impl RequestSubstitution {
     }
 
     fn percent(&mut self, slot: Slot, grammar: FormGrammar, text: &[u8]) -> Substituted {
+        // Without an escape a placeholder is there as it is, or not at all.
+        if !text.contains(&b'%') && !may_contain(text) {
+            let text = Zeroizing::new(text.to_vec());
+            return Substituted { text, count: 0 };
+        }
         let before = self.resolver.findings.substituted();
-        let scanner = Scanner::new(self.resolver.clone(), slot, Encoding::Percent);
+        let scanner = Scanner::new(self.resolver.lend(), slot, Encoding::Percent);
         let (text, scanner) = substitute_form(scanner, grammar, text);
         self.resolver = scanner.resolver;
         let count = self.resolver.findings.substituted() - before;
@@ -374,7 +383,7 @@ impl RequestSubstitution {
         feed: impl FnOnce(&mut Scanner, &mut Vec<u8>),
     ) -> Substituted {
         let before = self.resolver.findings.substituted();
-        let mut scanner = Scanner::new(self.resolver.clone(), slot, encoding);
+        let mut scanner = Scanner::new(self.resolver.lend(), slot, encoding);
         let mut out = Vec::new();
         feed(&mut scanner, &mut out);
         self.resolver = scanner.resolver;

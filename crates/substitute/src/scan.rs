@@ -88,7 +88,7 @@ impl Held {
 }
 
 /// What is the same for all of one request: its secrets and what was found.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Resolver {
     pub(crate) table: Arc<SecretTable>,
     pub(crate) eligibility: Arc<Eligibility>,
@@ -96,6 +96,16 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
+    /// Itself, for one [`Scanner`] that gives it back. Until then this one has
+    /// no findings.
+    pub(crate) fn lend(&mut self) -> Self {
+        Self {
+            table: Arc::clone(&self.table),
+            eligibility: Arc::clone(&self.eligibility),
+            findings: std::mem::take(&mut self.findings),
+        }
+    }
+
     /// Whose value takes a placeholder's place, if any does. Keeps count.
     pub(crate) fn resolve(&mut self, placeholder: &Placeholder, slot: Slot) -> Option<&SecretRule> {
         let Some((index, secret)) = self.table.find(placeholder) else {
@@ -126,7 +136,7 @@ impl Resolver {
 }
 
 /// One stream of units in which placeholders become values.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Scanner {
     pub(crate) resolver: Resolver,
     slot: Slot,

@@ -41,6 +41,8 @@ pub(crate) struct Automaton {
     start: StateID,
     /// How many bytes of a needle each state stands for, sorted by state.
     depths: Vec<(StateID, u32)>,
+    /// The states behind which no longer needle can follow, sorted.
+    leaves: Vec<StateID>,
     needles: Vec<Needle>,
     /// The bytes that needles begin with.
     first: [bool; 256],
@@ -66,21 +68,27 @@ impl Automaton {
         };
         let mut first = [false; 256];
         let mut depths = vec![(start, 0)];
-        for needle in &needles {
+        let mut leaves = Vec::with_capacity(needles.len());
+        let nexts = needles.iter().skip(1).map(Some).chain([None]);
+        for (needle, next) in needles.iter().zip(nexts) {
             let mut state = start;
             for (byte, depth) in needle.real().iter().zip(1..) {
                 state = nfa.next_state(Anchored::No, state, *byte);
                 depths.push((state, depth));
             }
-            let entry = needle
-                .real()
-                .first()
-                .and_then(|byte| first.get_mut(usize::from(*byte)));
-            entry.into_iter().for_each(|entry| *entry = true);
+            // They are sorted: what begins with this one would be next.
+            if next.is_none_or(|next| !next.real().starts_with(needle.real())) {
+                leaves.push(state);
+            }
+            let begins = needle.real().first().copied().unwrap_or_default();
+            if let Some(entry) = first.get_mut(usize::from(begins)) {
+                *entry = true;
+            }
         }
         depths.sort_unstable();
         depths.dedup();
         depths.shrink_to_fit();
+        leaves.sort_unstable();
         let skip = match nfa.prefilter() {
             Some(_) => None,
             None => SkipTable::new(needles.iter().map(Needle::real)),
@@ -94,6 +102,7 @@ impl Automaton {
             nfa,
             start,
             depths,
+            leaves,
             needles,
             first,
             skip,
@@ -226,11 +235,17 @@ impl Stage {
             } else if automaton.nfa.is_match(self.state) {
                 let needle = automaton.nfa.match_pattern(self.state, 0);
                 let start = at - automaton.nfa.pattern_len(needle).min(at);
-                self.found = Some(Found {
+                let found = Found {
                     start,
                     end: at,
                     needle,
-                });
+                };
+                if automaton.leaves.binary_search(&self.state).is_ok() {
+                    self.found = None;
+                    (at, done) = self.replace(text, done, found, out);
+                } else {
+                    self.found = Some(found);
+                }
             }
         }
         let kept = match end {

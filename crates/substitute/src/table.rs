@@ -186,6 +186,7 @@ pub struct SecretTable {
     pub(crate) secrets: Vec<SecretRule>,
     by_placeholder: HashMap<Placeholder, usize>,
     warnings: Vec<TableWarning>,
+    has_injections: bool,
     automaton: Option<Arc<Automaton>>,
 }
 
@@ -218,6 +219,7 @@ impl SecretTable {
         let automaton = Automaton::build(needles)?.map(Arc::new);
         Ok(Self {
             warnings: warnings_of(&secrets),
+            has_injections: secrets.iter().any(|secret| secret.injection.is_some()),
             secrets,
             by_placeholder,
             automaton,
@@ -288,7 +290,12 @@ impl SecretTable {
         self.secrets.get(index).map(|secret| (index, secret))
     }
 
-    /// The secrets that may be used, with their place in the table.
+    /// Whether any secret is injected anywhere.
+    pub(crate) fn has_injections(&self) -> bool {
+        self.has_injections
+    }
+
+    /// The secrets that may be used.
     pub(crate) fn eligible<'a>(
         &'a self,
         eligibility: &'a Eligibility,
@@ -299,7 +306,7 @@ impl SecretTable {
             .map(|(secret, _)| secret)
     }
 
-    /// Takes a secret out of the request, by name.
+    /// Where a secret is in the table.
     pub(crate) fn position(&self, name: &SecretName) -> Option<usize> {
         self.secrets.iter().position(|secret| secret.name == *name)
     }

@@ -1,4 +1,8 @@
 //! Sealed secrets open for their key and context, and for nothing else.
+#![expect(
+    clippy::format_collect,
+    reason = "hexadecimal texts are short and made once"
+)]
 
 use proptest::prelude::*;
 

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// `%` and two digits, as far as they have come, in front of a [`Scanner`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Percent {
     pub(crate) scanner: Scanner,
     escape: Vec<u8>,
