@@ -1,7 +1,7 @@
 //! Making the artefacts from Debian's packages.
 //!
-//! The host needs one package of its own, `mmdebstrap`, and Debian's archive
-//! keyring to verify what it downloads. Everything else (QEMU, `mke2fs`,
+//! The host needs two packages of its own: `mmdebstrap`, with Debian's archive
+//! keyring to verify what it downloads, and `nftables`. Everything else (QEMU, `mke2fs`,
 //! `qemu-img`) runs from the engine root it unpacks, so the host's versions and
 //! conflicts never matter.
 
@@ -20,7 +20,7 @@ use crate::{
     initramfs, recipe,
 };
 
-pub(crate) use host::{KEYRING, check_machine, free_mib, is_root, mmdebstrap_path};
+pub(crate) use host::{KEYRING, check_machine, free_mib, is_root, mmdebstrap_path, nft_path};
 
 /// Variables by which a person tells programs how to reach the network.
 const NETWORK_VARIABLES: [&str; 8] = [

@@ -64,6 +64,7 @@ pub fn examine(options: &SetupOptions) -> Vec<Requirement> {
         disk(options),
         mmdebstrap(),
         keyring(),
+        nft(),
         tun(),
     ];
     all.extend(artefacts(options));
@@ -243,8 +244,14 @@ fn keyring() -> Requirement {
     )
 }
 
-/// A host package that set-up installs by itself where it can, and that is
-/// only needed while something is missing.
+fn nft() -> Requirement {
+    let found = debian::nft_path();
+    package("nft", "Packet rules", found.as_deref(), "nftables")
+}
+
+/// A host package that set-up installs by itself where it can, and without
+/// which something still works: only unpacking needs the first two, and only
+/// sandboxes with a network the third.
 fn package(
     id: &'static str,
     title: &'static str,

@@ -233,8 +233,8 @@ pub(crate) struct Step {
 
 impl Step {
     pub(crate) const PACKAGES: Self = Self {
-        title: "Install mmdebstrap on this machine",
-        phrase: "install mmdebstrap on this machine",
+        title: "Install packages on this machine",
+        phrase: "install packages on this machine",
         needs_network: true,
     };
     const ENGINE: Self = Self {

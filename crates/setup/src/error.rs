@@ -78,8 +78,8 @@ impl SetupError {
             Self::NotRoot => "run the same command as root, for example with sudo".to_owned(),
             Self::Machine { .. } => "use a machine, or a VM, with an x86-64 processor".to_owned(),
             Self::Packages { .. } => format!(
-                "install mmdebstrap (version 1.2 or newer) and Debian's archive keyring as \
-                 {}, then run the same command again",
+                "install nftables, mmdebstrap (version 1.2 or newer) and Debian's archive \
+                 keyring as {}, then run the same command again",
                 crate::debian::KEYRING
             ),
             Self::Space { path, .. } => format!(

@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const KEYRING_PACKAGE: &str = "debian-archive-keyring";
 const MMDEBSTRAP: &str = "mmdebstrap";
+const NFT: &str = "nft";
+const NFT_PACKAGE: &str = "nftables";
 const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"];
 const PACKAGE_LISTS: &str = "/var/lib/apt/lists";
 
@@ -38,9 +40,18 @@ pub(crate) fn is_root() -> bool {
 
 /// Where `mmdebstrap` is, if it is.
 pub(crate) fn mmdebstrap_path() -> Option<PathBuf> {
+    program_path(MMDEBSTRAP)
+}
+
+/// Where `nft` is, if it is: it loads the rules of a sandbox's network.
+pub(crate) fn nft_path() -> Option<PathBuf> {
+    program_path(NFT)
+}
+
+fn program_path(name: &str) -> Option<PathBuf> {
     PROGRAM_DIRECTORIES
         .iter()
-        .map(|directory| Path::new(directory).join(MMDEBSTRAP))
+        .map(|directory| Path::new(directory).join(name))
         .find(|path| path.is_file())
 }
 
@@ -60,10 +71,7 @@ pub(super) fn prepare(
     steps: &Steps<'_>,
 ) -> Result<(), SetupError> {
     check_space(layout, missing)?;
-    if missing.engine || missing.guest {
-        get_packages(steps)?;
-    }
-    Ok(())
+    get_packages(missing, steps)
 }
 
 fn check_space(layout: &Layout, missing: Missing) -> Result<(), SetupError> {
@@ -89,11 +97,13 @@ pub(crate) fn free_mib(path: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize) >> 20)
 }
 
-fn get_packages(steps: &Steps<'_>) -> Result<(), SetupError> {
-    let has_keyring = Path::new(KEYRING).is_file();
+fn get_packages(missing: Missing, steps: &Steps<'_>) -> Result<(), SetupError> {
+    // What only unpacking needs is not asked for when all is unpacked.
+    let unpacked = !missing.engine && !missing.guest;
     let wanted = [
-        (MMDEBSTRAP, mmdebstrap_path().is_some()),
-        (KEYRING_PACKAGE, has_keyring),
+        (MMDEBSTRAP, unpacked || mmdebstrap_path().is_some()),
+        (KEYRING_PACKAGE, unpacked || Path::new(KEYRING).is_file()),
+        (NFT_PACKAGE, nft_path().is_some()),
     ];
     let missing: Vec<&'static str> = wanted
         .iter()
