@@ -22,7 +22,7 @@ pub(super) async fn run(method: String, mut call: Call) {
             biased;
             () = aborted.cancelled() => Err(fault::aborted().into()),
             outcome = dispatch(&method, &mut call) => outcome,
-            () = connection.end.calls.cancelled() => Err(fault::sandbox_ended().into()),
+            () = connection.end.calls.cancelled() => Err(cut_off(&method).into()),
         };
         // The client may send the next call on the same file as soon as it
         // has the answer.
@@ -38,6 +38,16 @@ pub(super) async fn run(method: String, mut call: Call) {
     tokio::select! {
         () = work => {}
         () = connection.end.peer_gone.cancelled() => {}
+    }
+}
+
+/// What a call is told that the end of its sandbox cuts off. Nothing is left
+/// to kill then, which the Python SDK must hear as it does of a process that
+/// has ended: it kills all it started when it closes, and takes no other error.
+fn cut_off(method: &str) -> ErrorObject {
+    match method {
+        methods::PROCESS_KILL => fault::process_gone(),
+        _ => fault::sandbox_ended(),
     }
 }
 
@@ -125,5 +135,24 @@ async fn dispatch(method: &str, call: &mut Call) -> Result<Reply, CallError> {
         methods::ENV_TO_OBJECT => env::to_object(call).await,
         methods::ENV_DELETE => env::delete(call).await,
         _ => Err(CallError::MethodNotFound),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_sandbox_leaves_nothing_to_kill() {
+        let cases = [
+            (methods::PROCESS_KILL, "TypeError", "ENOENT"),
+            (methods::PROCESS_WAIT, "ConnectionAborted", "ECONNABORTED"),
+            (methods::READ_FILE, "ConnectionAborted", "ECONNABORTED"),
+        ];
+        for (method, constructor, code) in cases {
+            let error = cut_off(method);
+            assert_eq!(error.constructor_name, constructor, "{method}");
+            assert_eq!(error.code.as_deref(), Some(code), "{method}");
+        }
     }
 }

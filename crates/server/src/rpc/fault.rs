@@ -114,9 +114,12 @@ pub(super) fn bad_handle() -> ErrorObject {
     ErrorObject::new("BadResource", "Bad file descriptor (os error 9)").with_code("EBADF")
 }
 
-/// Whether the guest says that there is no such process.
+/// Whether the guest says that there is no such process, or the node that there
+/// is no such guest.
 pub(super) fn is_no_such_process(status: &Status) -> bool {
-    OsError::from_status(status).is_some_and(|error| matches!(error.errno, 2 | 3 | 10))
+    OsError::from_status(status).map_or(status.code() == Code::NotFound, |error| {
+        matches!(error.errno, 2 | 3 | 10)
+    })
 }
 
 fn from_os_error(error: &OsError, message: &str) -> ErrorObject {

@@ -79,8 +79,10 @@ impl Incoming {
         let before = std::mem::take(&mut self.gathered).freeze();
         let mut long = match self.long.take() {
             Some(long) => long,
-            None => Box::new(Long::new(connection)),
+            // What is left of it is as small as what is not counted.
+            None => Box::new(Long::default()),
         };
+        self.permit = None;
         for piece in [before, data] {
             // So that what is decoded at once is bounded too.
             for part in piece.chunks(COPY_LEN_MAX) {
@@ -88,8 +90,7 @@ impl Incoming {
             }
         }
         if is_last {
-            let permit = self.permit.take();
-            return long.finish(connection, permit).await.map(Some);
+            return long.finish(connection).await.map(Some);
         }
         self.long = Some(long);
         Ok(None)
@@ -113,15 +114,17 @@ impl Incoming {
     }
 }
 
-impl Long {
-    fn new(connection: &Connection) -> Self {
+impl Default for Long {
+    fn default() -> Self {
         Self {
-            message: LongMessage::new(connection.limits.message_held_max),
+            message: LongMessage::new(COPY_LEN_MAX),
             content: None,
             is_broken: false,
         }
     }
+}
 
+impl Long {
     async fn take(
         &mut self,
         connection: &Arc<Connection>,
@@ -171,53 +174,53 @@ impl Long {
         }
     }
 
-    async fn finish(
-        mut self: Box<Self>,
-        connection: &Arc<Connection>,
-        permit: Option<Permit>,
-    ) -> Result<Whole, IncomingError> {
-        let broken = |permit| Whole {
-            // Not JSON either, and so answered as what came would be.
-            frame: Bytes::from_static(b"{"),
-            content: None,
-            permit,
-        };
-        if self.is_broken {
-            return Ok(broken(permit));
-        }
+    async fn finish(mut self, connection: &Arc<Connection>) -> Result<Whole, IncomingError> {
         let destination = self.message.destination();
-        let limits = LongMessage::new(connection.limits.message_held_max);
-        let (last, frame) = match std::mem::replace(&mut self.message, limits).finish() {
-            Ok(done) => done,
+        let message = std::mem::replace(&mut self.message, LongMessage::new(0));
+        let finished = if self.is_broken {
+            Err(LongError::NotJson)
+        } else {
+            message.finish()
+        };
+        let (last, frame) = match finished {
+            Ok(finished) => finished,
             Err(error) => {
                 self.fail(connection, error)?;
-                return Ok(broken(permit));
-            }
-        };
-        let content = match (destination, last) {
-            (None, _) => None,
-            (Some(Destination::Stream(stream)), Ok(last)) => {
-                deliver(connection, stream, last).await;
-                None
-            }
-            (Some(Destination::Stream(stream)), Err(_)) => {
-                fail_stream(connection, stream);
-                None
-            }
-            (Some(Destination::Call), Err(wrong)) => Some(Err(wrong)),
-            (Some(Destination::Call), Ok(last)) => {
-                let new = || connection.inbound.content();
-                let content = self.content.take().unwrap_or_else(new);
-                let _advice = connection.inbound.push(content.id(), last).await;
-                connection.inbound.finish(content.id(), Ok(()));
-                Some(Ok(content))
+                return Ok(Whole {
+                    // Not JSON either, and so answered as what came would be.
+                    frame: Bytes::from_static(b"{"),
+                    content: None,
+                    permit: None,
+                });
             }
         };
         Ok(Whole {
             frame,
-            content,
-            permit,
+            content: self.end_content(connection, destination, last).await,
+            permit: None,
         })
+    }
+
+    /// Passes on the last of the content. Answers it if it is a call's.
+    async fn end_content(
+        &mut self,
+        connection: &Arc<Connection>,
+        destination: Option<Destination>,
+        last: Result<Bytes, NotBase64>,
+    ) -> Option<Result<InboundStream, NotBase64>> {
+        match (destination?, last) {
+            (Destination::Stream(stream), Ok(last)) => deliver(connection, stream, last).await,
+            (Destination::Stream(stream), Err(_)) => fail_stream(connection, stream),
+            (Destination::Call, Err(wrong)) => return Some(Err(wrong)),
+            (Destination::Call, Ok(last)) => {
+                let new = || connection.inbound.content();
+                let content = self.content.take().unwrap_or_else(new);
+                let _advice = connection.inbound.push(content.id(), last).await;
+                connection.inbound.finish(content.id(), Ok(()));
+                return Some(Ok(content));
+            }
+        }
+        None
     }
 }
 

@@ -11,8 +11,8 @@ const MIB: usize = 1024 * 1024;
 pub(crate) struct RpcLimits {
     /// The largest message a client may send.
     pub(crate) frame_len_max: usize,
-    /// How much of a message is held; beyond it, the content of a file goes on
-    /// as it comes, and a message without one is too large.
+    /// How long a message may be that is held. Of a longer one the content of a
+    /// file goes on as it comes, and one without a content is too large.
     pub(crate) message_held_max: usize,
     /// Messages of calls still at work may hold this much together; beyond it
     /// the connection is not read until one of them ends.

@@ -108,16 +108,12 @@ async fn attempt(call: &mut Call, path: &str, encoder: StringEncoder) -> Result<
     // depend on.
     let may_stream = call.connection.dialect != Dialect::Python;
     match regular_len(call, path).await {
-        Some(len) if may_stream && is_too_long(len, len_max) => Err(too_large(len_max).into()),
+        Some(len) if may_stream && reading.encoder.least_len(len) > len_max as u64 => {
+            Err(too_large(len_max).into())
+        }
         Some(_) if may_stream => send_on(call, reading, len_max).await,
         _ => gather(call, reading, len_max).await,
     }
-}
-
-/// Whether a file of this length is certainly no answer: neither as base64 nor
-/// as text does it become shorter.
-fn is_too_long(len: u64, len_max: usize) -> bool {
-    len > len_max as u64
 }
 
 /// The length of a regular file that has one; those of `/proc` have none.

@@ -172,6 +172,14 @@ impl StringEncoder {
         }
     }
 
+    /// How long so many bytes become at least.
+    pub(super) fn least_len(&self, len: u64) -> u64 {
+        match self {
+            Self::Base64(_) => len.div_ceil(3).saturating_mul(4),
+            Self::Text(_) => len,
+        }
+    }
+
     /// Writes what is held back.
     pub(super) fn finish(self, reply: &mut ReplyWriter) -> Result<(), CallError> {
         match self {

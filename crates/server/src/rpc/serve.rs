@@ -94,7 +94,7 @@ async fn close_unread(connection: &Connection, end: ReadEnd) {
         ReadEnd::TooLarge => (
             CloseCode::Size,
             format!(
-                "A message may have at most {} bytes, and {} beside the content of a file",
+                "A message may have at most {} bytes, and more than {} only for the content of a file",
                 connection.limits.frame_len_max, connection.limits.message_held_max
             )
             .into(),

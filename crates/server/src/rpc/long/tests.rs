@@ -28,7 +28,7 @@ fn take(message: &[u8], step: usize) -> Result<Taken, LongError> {
     Ok((rest.to_vec(), content, destination))
 }
 
-fn call(method: &str, params: Value) -> String {
+fn call(method: &str, params: &Value) -> String {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string()
 }
 
@@ -134,7 +134,7 @@ fn what_cannot_be_taken_apart_is_told() {
         (with(b"\xc3"), LongError::NotUtf8),
         (vec![b' '; 1001], LongError::TooLong),
         (
-            call("envSet", json!({"key": "A", "value": "x".repeat(1000)})).into(),
+            call("envSet", &json!({"key": "A", "value": "x".repeat(1000)})).into(),
             LongError::TooLong,
         ),
     ];
@@ -148,13 +148,13 @@ fn what_cannot_be_taken_apart_is_told() {
 #[test]
 fn a_long_content_is_never_held() {
     let text = "é\"\\ x".repeat(200_000);
-    let message = call("writeTextFile", json!({"path": "a", "content": text}));
+    let message = call("writeTextFile", &json!({"path": "a", "content": text}));
     let (rest, content, _) = take(message.as_bytes(), 4096).unwrap();
     assert!(rest.len() < 100);
     assert!(content == text.as_bytes());
     let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     let params = json!({"path": "a", "content": BASE64.encode(&bytes)});
-    let (_, content, _) = take(call("writeFile", params).as_bytes(), 4096).unwrap();
+    let (_, content, _) = take(call("writeFile", &params).as_bytes(), 4096).unwrap();
     assert!(content == bytes);
 }
 
@@ -172,7 +172,7 @@ proptest! {
 
     #[test]
     fn bytes_survive(bytes in proptest::collection::vec(any::<u8>(), 0..60), step in 1_usize..20) {
-        let message = call("writeFile", json!({"content": BASE64.encode(&bytes)}));
+        let message = call("writeFile", &json!({"content": BASE64.encode(&bytes)}));
         prop_assert_eq!(take(message.as_bytes(), step).unwrap().1, bytes);
     }
 

@@ -218,17 +218,36 @@ mod tests {
         match payload.len() {
             len @ 0..=125 => bytes.push(0x80 | u8::try_from(len).unwrap()),
             len @ 126..=0xffff => {
-                bytes.push(0x80 | 126);
+                bytes.push(0xfe);
                 bytes.extend(u16::try_from(len).unwrap().to_be_bytes());
             }
             len => {
-                bytes.push(0x80 | 127);
+                bytes.push(0xff);
                 bytes.extend((len as u64).to_be_bytes());
             }
         }
         bytes.extend(MASK);
         bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(a, b)| a ^ b));
         bytes
+    }
+
+    /// Adds a piece to its message. Answers the message when it is whole, and
+    /// any other event at once.
+    fn join(event: Event, message: &mut Vec<u8>) -> Option<Event> {
+        let Event::Piece {
+            data,
+            is_text,
+            is_last,
+        } = event
+        else {
+            return Some(event);
+        };
+        message.extend_from_slice(&data);
+        is_last.then(|| Event::Piece {
+            data: std::mem::take(message).into(),
+            is_text,
+            is_last,
+        })
     }
 
     /// Feeds bytes in pieces of a length. Answers messages and control
@@ -239,26 +258,10 @@ mod tests {
         let mut message = Vec::new();
         for piece in bytes.chunks(step) {
             decoder.buffer().extend_from_slice(piece);
-            loop {
-                match decoder.next() {
-                    Ok(Some(Event::Piece {
-                        data,
-                        is_text,
-                        is_last,
-                    })) => {
-                        message.extend_from_slice(&data);
-                        if is_last {
-                            let data = Bytes::from(std::mem::take(&mut message));
-                            events.push(Event::Piece {
-                                data,
-                                is_text,
-                                is_last,
-                            });
-                        }
-                    }
-                    Ok(Some(event)) => events.push(event),
-                    Ok(None) => break,
+            while let Some(next) = decoder.next().transpose() {
+                match next {
                     Err(malformed) => return (events, Err(malformed)),
+                    Ok(event) => events.extend(join(event, &mut message)),
                 }
             }
         }
