@@ -131,6 +131,7 @@ fn with_nobody_listening_there_is_no_network() {
     guest.connect(to, GUEST_PORT);
     assert_eq!(accept(&sockets, to).1, to);
     drop(sockets);
+    eventually(|| nobody_listens(&namespace).then_some(()));
     for (to, port) in [
         ("93.184.216.34:443", 41_000),
         ("[2606:4700::1]:443", 41_001),
@@ -147,6 +148,15 @@ fn with_nobody_listening_there_is_no_network() {
     let sockets = eventually(|| namespace.listen().ok());
     guest.connect(to, 42_000);
     assert_eq!(accept(&sockets, to).1, to);
+}
+
+/// As the kernel lists it: `0A` is a TCP socket that listens, and a list of no
+/// sockets is a line of titles.
+fn nobody_listens(namespace: &Namespace) -> bool {
+    let tcp = ["tcp", "tcp6"].map(|name| read_inside(namespace, name));
+    let udp = ["udp", "udp6"].map(|name| read_inside(namespace, name));
+    tcp.iter().all(|list| !list.contains(" 0A "))
+        && udp.iter().all(|list| list.lines().count() == 1)
 }
 
 #[test]
