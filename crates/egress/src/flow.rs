@@ -1,0 +1,234 @@
+//! One TCP connection of a guest: where it goes, what it speaks, and who carries it on.
+//!
+//! ```text
+//! destination ──> decide ──> sniff ─┬─ TLS ──> name checked ─┬─ ended here ──> HTTP
+//!                                   │                        └─ passed on unread
+//!                                   ├─ HTTP/1.1
+//!                                   └─ anything else: refused, or passed on where the
+//!                                      policy names host and port and nothing more
+//! ```
+
+mod relay;
+mod tls;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+use tombolo_policy::{Decision, HostName, Interception, RuleRef, Transport};
+
+use crate::{
+    audit::Draft,
+    dns,
+    http::{self, HttpFlow},
+    identity::{Peer, Place, Scheme},
+    rules::Rules,
+    sandbox::{AddressLease, Destination, Sandbox},
+    sniff::Protocol,
+    stream::{Rewound, Sniffed},
+};
+
+/// How long a client may take to say what it speaks.
+const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client is waited for where the server may be the one to speak first.
+const SERVER_FIRST_AFTER: Duration = Duration::from_millis(300);
+/// How long a refused connection is looked at, to answer HTTP in HTTP.
+const DENIED_SNIFF_TIMEOUT: Duration = Duration::from_millis(200);
+/// Where names are asked for.
+const DNS_PORT: u16 = 53;
+
+/// What a flow is known by in records.
+#[derive(Clone, Debug)]
+pub(crate) struct FlowFacts {
+    pub(crate) id: u64,
+    pub(crate) organisation: Arc<str>,
+    pub(crate) sandbox: Arc<str>,
+    pub(crate) source: SocketAddr,
+    /// Where the guest connected to.
+    pub(crate) original: SocketAddr,
+    pub(crate) name: Option<HostName>,
+}
+
+/// A flow whose destination is known.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) facts: FlowFacts,
+    pub(crate) place: Place,
+    _lease: Option<AddressLease>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Carries one connection to its end.
+pub(crate) async fn serve(
+    sandbox: Arc<Sandbox>,
+    stream: TcpStream,
+    source: SocketAddr,
+    original: SocketAddr,
+) {
+    let stream = Rewound::new(stream);
+    let Some(permit) = sandbox.admit() else {
+        let facts = sandbox.flow_facts(source, original, None);
+        return refuse(
+            sandbox.begin_record(&facts, "tcp"),
+            stream,
+            "too_many_connections",
+        )
+        .await;
+    };
+    if original.port() == DNS_PORT {
+        return dns::serve_stream(&sandbox, stream, source, original).await;
+    }
+    let (peer, lease) = match sandbox.destination(original.ip()) {
+        Destination::Peer(peer, lease) => (peer, lease),
+        Destination::Vacant => {
+            let facts = sandbox.flow_facts(source, original, None);
+            return refuse(
+                sandbox.begin_record(&facts, "tcp"),
+                stream,
+                "vacant_address",
+            )
+            .await;
+        }
+    };
+    let name = match &peer {
+        Peer::Name(name) => Some(name.clone()),
+        Peer::Address(_) => None,
+    };
+    let facts = sandbox.flow_facts(source, original, name);
+    let port = original.port();
+    let flow = Arc::new(Flow {
+        place: Place { peer, port },
+        sandbox: Arc::clone(&sandbox),
+        facts,
+        _lease: lease,
+        _permit: permit,
+    });
+    let decision = flow.decide(&sandbox.rules());
+    if !decision.is_allowed() {
+        return serve_denied(flow, stream, &decision).await;
+    }
+    tokio::select! {
+        () = serve_allowed(Arc::clone(&flow), stream) => {}
+        () = sandbox.until_revoked(&flow.place) => {}
+        () = sandbox.closed.cancelled() => {}
+    }
+}
+
+impl Flow {
+    pub(crate) fn decide(&self, rules: &Rules) -> Decision {
+        let network = rules.policy.network();
+        network.decide_connect(self.place.peer.target(), self.place.port, Transport::Tcp)
+    }
+
+    pub(crate) fn begin_record(&self, proto: &'static str) -> Draft {
+        self.sandbox.begin_record(&self.facts, proto)
+    }
+
+    /// Whether TLS here ends in this process.
+    fn interception(&self, rules: &Rules) -> IsTerminated {
+        let is_terminated = match &self.place.peer {
+            Peer::Name(name) => matches!(
+                rules.policy.intercept().decide(name, self.place.port),
+                Interception::Terminate(_)
+            ),
+            // No secret is for an address, but rules may be.
+            Peer::Address(_) => self.has_rules(rules),
+        };
+        if is_terminated {
+            IsTerminated::Yes
+        } else {
+            IsTerminated::No
+        }
+    }
+
+    fn has_rules(&self, rules: &Rules) -> bool {
+        let requests = rules.policy.requests();
+        requests.applies_to(self.place.peer.target(), self.place.port)
+    }
+
+    /// Whether bytes that are neither TLS nor HTTP may pass: where nothing is enforced but
+    /// the destination itself, or where the allow list names the port besides the host and
+    /// it is not a port of the web. Whoever writes `db.example.com:5432` means that.
+    fn may_pass_raw(&self, rules: &Rules, decision: &Decision) -> bool {
+        if self.interception(rules) == IsTerminated::No {
+            return true;
+        }
+        let has_secrets = match &self.place.peer {
+            Peer::Name(name) => rules
+                .policy
+                .secrets_for(name, self.place.port)
+                .next()
+                .is_some(),
+            Peer::Address(_) => false,
+        };
+        let RuleRef::AllowNet { index, .. } = &decision.rule else {
+            return false;
+        };
+        let entries = rules.policy.network().entries().unwrap_or_default();
+        let names_port = entries
+            .get(*index)
+            .is_some_and(|entry| entry.port().is_some());
+        let is_web = matches!(self.place.port, 80 | 443);
+        names_port && !is_web && !has_secrets && !self.has_rules(rules)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IsTerminated {
+    Yes,
+    No,
+}
+
+async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
+    let rules = flow.sandbox.rules();
+    let decision = flow.decide(&rules);
+    let raw = flow.may_pass_raw(&rules, &decision);
+    let patience = if raw {
+        SERVER_FIRST_AFTER
+    } else {
+        SNIFF_TIMEOUT
+    };
+    let protocol = match timeout(patience, stream.sniff()).await {
+        Ok(Ok(Sniffed::Protocol(protocol))) => protocol,
+        Ok(Ok(Sniffed::Closed) | Err(_)) => {
+            let mut draft = flow.begin_record("tcp");
+            draft.record.decided(&decision);
+            draft.record.failed("closed_early");
+            return;
+        }
+        Err(_elapsed) if raw => Protocol::Other,
+        Err(_elapsed) => return refuse(flow.begin_record("tcp"), stream, "silent").await,
+    };
+    match protocol {
+        Protocol::Tls => tls::serve(flow, stream, &rules, &decision).await,
+        Protocol::Http1 => {
+            let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1");
+            http::serve_http1(flow, stream).await;
+        }
+        Protocol::Other if raw => relay::relay(&flow, stream, &rules, &decision, "tcp").await,
+        // HTTP/2 without TLS: no client needs it that could not use HTTP/1.1.
+        Protocol::Http2 | Protocol::Other => {
+            refuse(flow.begin_record("tcp"), stream, "unknown_protocol").await;
+        }
+    }
+}
+
+/// Says no: in HTTP to a client that speaks HTTP, and with a reset to others.
+async fn serve_denied(flow: Arc<Flow>, mut stream: Rewound<TcpStream>, decision: &Decision) {
+    let sniffed = timeout(DENIED_SNIFF_TIMEOUT, stream.sniff()).await;
+    if let Ok(Ok(Sniffed::Protocol(Protocol::Http1))) = sniffed {
+        let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1");
+        return http::serve_http1_once(flow, stream).await;
+    }
+    let mut draft = flow.begin_record("tcp");
+    draft.record.decided(decision);
+    draft.keep().await;
+    stream.reset();
+}
+
+/// Resets a connection and records why.
+async fn refuse(mut draft: Draft, stream: Rewound<TcpStream>, code: &'static str) {
+    draft.record.refused(code);
+    draft.keep().await;
+    stream.reset();
+}

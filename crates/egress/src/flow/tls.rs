@@ -1,0 +1,124 @@
+//! TLS from the guest: the name in the `ClientHello` must be the one that the address
+//! stands for, and then it ends here or is passed on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
+use tombolo_policy::Decision;
+
+use super::{Flow, IsTerminated, refuse, relay::relay};
+use crate::{
+    clock::unix_seconds,
+    http::{self, HttpFlow},
+    identity::Scheme,
+    rules::Rules,
+    sniff::Protocol,
+    stream::{Rewound, Sniffed},
+};
+
+/// How long a `ClientHello` may take (TLS-05).
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the rest of the handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may be silent after the handshake.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A fatal alert, `unrecognized_name` (RFC 6066, section 3), in a record of its own.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+pub(super) async fn serve(
+    flow: Arc<Flow>,
+    mut stream: Rewound<TcpStream>,
+    rules: &Rules,
+    decision: &Decision,
+) {
+    stream.keep();
+    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let Ok(Ok(start)) = timeout(HELLO_TIMEOUT, acceptor).await else {
+        // What an alert can say was said.
+        let mut draft = flow.begin_record("tls");
+        draft.record.refused("tls_hello");
+        return draft.keep().await;
+    };
+    let named = start.client_hello().server_name().map(str::to_owned);
+    let is_named = named.is_none_or(|name| flow.place.peer.is_named(&name));
+    if !is_named {
+        return reject(&flow, start.io, "sni_mismatch").await;
+    }
+    match flow.interception(rules) {
+        IsTerminated::Yes => terminate(flow, start).await,
+        IsTerminated::No => {
+            let mut stream = start.io;
+            stream.rewind();
+            relay(&flow, stream, rules, decision, "tls-splice").await;
+        }
+    }
+}
+
+async fn reject(flow: &Flow, mut stream: Rewound<TcpStream>, code: &'static str) {
+    let draft = flow.begin_record("tls");
+    // The connection is reset next, so a failure changes nothing.
+    let told = timeout(HELLO_TIMEOUT, stream.write_all(&UNRECOGNIZED_NAME)).await;
+    if told.is_ok_and(|written| written.is_ok()) {
+        let mut draft = draft;
+        draft.record.refused(code);
+        draft.keep().await;
+        // An orderly end: a reset could overtake the alert.
+        drop(stream.shutdown().await);
+        return;
+    }
+    refuse(draft, stream, code).await;
+}
+
+async fn terminate(flow: Arc<Flow>, mut start: StartHandshake<Rewound<TcpStream>>) {
+    start.io.forget();
+    let config = match flow
+        .sandbox
+        .authority
+        .server_config(&flow.place.peer, unix_seconds())
+    {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "cannot make a certificate for a guest");
+            let mut draft = flow.begin_record("tls");
+            draft.record.failed("certificate");
+            return;
+        }
+    };
+    let stream = match timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(_)) | Err(_) => {
+            // Often a client that does not trust the sandbox's authority.
+            let mut draft = flow.begin_record("tls");
+            draft.record.failed("tls_handshake");
+            return;
+        }
+    };
+    serve_terminated(flow, stream).await;
+}
+
+/// What is inside TLS must be HTTP (TLS-16).
+async fn serve_terminated(flow: Arc<Flow>, stream: TlsStream<Rewound<TcpStream>>) {
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        return http::serve_http2(HttpFlow::new(flow, Scheme::Https, "h2"), stream).await;
+    }
+    let mut stream = Rewound::new(stream);
+    let sniffed = timeout(REQUEST_TIMEOUT, stream.sniff()).await;
+    match sniffed {
+        Ok(Ok(Sniffed::Protocol(Protocol::Http1))) => {
+            http::serve_http1(HttpFlow::new(flow, Scheme::Https, "http/1.1"), stream).await;
+        }
+        Ok(Ok(Sniffed::Protocol(Protocol::Http2))) => {
+            http::serve_http2(HttpFlow::new(flow, Scheme::Https, "h2"), stream).await;
+        }
+        Ok(Ok(Sniffed::Protocol(_))) => {
+            let mut draft = flow.begin_record("tls");
+            draft.record.refused("unknown_protocol");
+            draft.keep().await;
+        }
+        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {
+            let mut draft = flow.begin_record("tls");
+            draft.record.failed("closed_early");
+        }
+    }
+}

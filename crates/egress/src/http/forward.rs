@@ -1,0 +1,248 @@
+//! Writing a request anew and sending it.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, header, request::Parts, uri::PathAndQuery,
+};
+use tombolo_policy::HostName;
+use tombolo_substitute::{
+    Destination, Finding, IneligibleReason, RequestSubstitution, Scheme as SecretScheme,
+    UpstreamFraming, accepted_codings,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Exchange, Stop,
+    decide::Decided,
+    request_body::{self, Meter},
+    response::{self, Reply},
+};
+use crate::{
+    identity::{Peer, Scheme},
+    rules::Rules,
+    upstream::{Alpn, PoolKey, SendError},
+};
+
+/// A header of a request that is made up of a secret: it must not be kept in a compression
+/// table (SUB-16).
+fn sensitive(value: &Zeroizing<Vec<u8>>) -> Result<HeaderValue, Stop> {
+    let mut value =
+        HeaderValue::from_bytes(value).map_err(|_invalid: header::InvalidHeaderValue| {
+            Stop::refused(
+                http::StatusCode::UNPROCESSABLE_ENTITY,
+                "secret_in_header",
+                "The value of a secret cannot stand in this header.",
+            )
+        })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl Exchange {
+    /// Sends a plain request and takes the response.
+    pub(super) async fn forward(
+        &mut self,
+        mut parts: Parts,
+        decided: Decided,
+    ) -> Result<Reply, Stop> {
+        let mut substitution = self.substitution();
+        self.write_head(&mut parts, &decided.path, substitution.as_mut())?;
+        let key = self.pool_key(Alpn::Any);
+        let sandbox = Arc::clone(&self.flow.flow.sandbox);
+        if let Some(substitution) = &mut substitution {
+            // What a secret was used for is recorded, come what may.
+            self.draft.keep().await;
+            sandbox.register_composites(substitution.take_composites());
+        }
+        let connection = sandbox.pool.connect(&self.rules.policy, &key).await?;
+        self.draft.record.resolved_ip = Some(connection.address.ip().to_string());
+        self.draft.record.overridden = connection.overridden;
+        let upstream = if connection.is_http2() {
+            UpstreamFraming::Http2
+        } else {
+            UpstreamFraming::Http1
+        };
+        let meter = Arc::new(Meter::default());
+        let prepared = request_body::prepare(
+            &mut parts.headers,
+            decided.body,
+            substitution.as_ref(),
+            upstream,
+            (decided.body_limit_bytes, &meter),
+        )
+        .await?;
+        let is_head = parts.method == http::Method::HEAD;
+        let request = Request::from_parts(parts, prepared.body);
+        let started = tokio::time::Instant::now();
+        let sent = sandbox
+            .pool
+            .send(&self.rules.policy, key, connection, request)
+            .await;
+        let ttfb_us = started.elapsed().as_micros();
+        self.draft.record.ttfb_us = u64::try_from(ttfb_us).unwrap_or(u64::MAX);
+        match sent {
+            Ok(sent) => response::take(self, sent, is_head, meter).await,
+            Err(error) => {
+                self.note_body(&meter);
+                Err(match &error {
+                    SendError::Http(http) if http.is_user() => request_body::broken_body(&meter),
+                    _ => error.into(),
+                })
+            }
+        }
+    }
+
+    /// The substitution of this request; none where there are no secrets at all.
+    pub(super) fn substitution(&self) -> Option<RequestSubstitution> {
+        let table = &self.rules.secrets;
+        if table.is_empty() {
+            return None;
+        }
+        let place = &self.flow.flow.place;
+        let host = place.peer.to_string();
+        let destination = Destination {
+            host: &host,
+            port: place.port,
+            scheme: match self.flow.scheme {
+                Scheme::Http => SecretScheme::Http,
+                Scheme::Https => SecretScheme::Https,
+            },
+            flow: tombolo_substitute::Flow::Terminated,
+        };
+        let eligibility = self.rules.eligibility(&destination);
+        Some(RequestSubstitution::new(table, eligibility))
+    }
+
+    /// Writes target and headers with values for placeholders.
+    pub(super) fn write_head(
+        &mut self,
+        parts: &mut Parts,
+        path: &str,
+        substitution: Option<&mut RequestSubstitution>,
+    ) -> Result<(), Stop> {
+        let query = parts.uri.query().map(str::to_owned);
+        let Some(substitution) = substitution else {
+            parts.uri = target(path, query.as_deref())?;
+            return Ok(());
+        };
+        let result = self.substitute_head(parts, (path, query), substitution);
+        // Also what was refused is in the record.
+        self.draft.record.found(substitution.findings());
+        result
+    }
+
+    fn substitute_head(
+        &self,
+        parts: &mut Parts,
+        (path, query): (&str, Option<String>),
+        substitution: &mut RequestSubstitution,
+    ) -> Result<(), Stop> {
+        let new_path = substitution.path(path)?;
+        let new_query = query.as_deref().and_then(|query| substitution.query(query));
+        parts.uri = target(
+            new_path.as_deref().unwrap_or(path),
+            new_query.as_deref().or(query.as_deref()),
+        )?;
+        for (name, value) in &mut parts.headers {
+            if let Some(new) = substitution.header(name.as_str(), value.as_bytes())? {
+                *value = sensitive(&new)?;
+            }
+        }
+        for injected in substitution.injected_headers() {
+            let Ok(name) = HeaderName::try_from(injected.name) else {
+                continue;
+            };
+            parts.headers.insert(name, sensitive(&injected.value)?);
+        }
+        substitution.check_required()?;
+        check_ineligible(&self.rules, substitution)?;
+        self.restrict_response(&mut parts.headers);
+        Ok(())
+    }
+
+    /// Asks for a response that can be searched: in a coding that can be undone, and, from
+    /// hosts that know a secret, whole (REF-03, REF-09).
+    fn restrict_response(&self, headers: &mut HeaderMap) {
+        let lines = headers.get_all(header::ACCEPT_ENCODING).iter();
+        let texts: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+        let accepted = accepted_codings(&texts.join(","));
+        if let Ok(value) = HeaderValue::try_from(accepted) {
+            headers.insert(header::ACCEPT_ENCODING, value);
+        }
+        if self.is_bound() {
+            headers.remove(header::RANGE);
+            headers.remove(header::IF_RANGE);
+        }
+    }
+
+    fn is_bound(&self) -> bool {
+        let place = &self.flow.flow.place;
+        let name: Option<&HostName> = match &place.peer {
+            Peer::Name(name) => Some(name),
+            Peer::Address(_) => None,
+        };
+        name.is_some_and(|name| {
+            self.rules
+                .policy
+                .secrets_for(name, place.port)
+                .next()
+                .is_some()
+        })
+    }
+
+    pub(super) fn pool_key(&self, alpn: Alpn) -> PoolKey {
+        PoolKey {
+            place: self.flow.flow.place.clone(),
+            scheme: self.flow.scheme,
+            alpn,
+            policy_generation: self.rules.policy.generation(),
+            secret_generation: self.rules.secret_generation,
+        }
+    }
+
+    /// Puts what is known of the body into the record.
+    pub(super) fn note_body(&mut self, meter: &Meter) {
+        let bytes = meter.bytes.load(std::sync::atomic::Ordering::Relaxed);
+        self.draft.record.req_bytes = bytes;
+        self.draft.record.found(&meter.findings.lock());
+    }
+}
+
+/// A revoked secret, and one that its owner wants so, makes a request fail instead of
+/// travelling as a placeholder (SUB-23).
+fn check_ineligible(rules: &Rules, substitution: &RequestSubstitution) -> Result<(), Stop> {
+    for finding in substitution.findings() {
+        let Finding::Ineligible { secret, reason, .. } = finding else {
+            continue;
+        };
+        let code = if *reason == IneligibleReason::Revoked {
+            "secret_revoked"
+        } else if rules.denies_ineligible(secret) {
+            "placeholder_ineligible"
+        } else {
+            continue;
+        };
+        return Err(Stop::refused(
+            http::StatusCode::FORBIDDEN,
+            code,
+            "A placeholder of this request may not be used here.",
+        ));
+    }
+    Ok(())
+}
+
+fn target(path: &str, query: Option<&str>) -> Result<Uri, Stop> {
+    let text = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let target = PathAndQuery::try_from(text).map_err(|_invalid: http::uri::InvalidUri| {
+        Stop::refused(
+            http::StatusCode::BAD_REQUEST,
+            "request_target",
+            "The target of the request cannot be sent.",
+        )
+    })?;
+    Ok(Uri::from(target))
+}

@@ -1,0 +1,256 @@
+//! One sandbox: everything that its flows share, and nothing that another's do.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use rustls::RootCertStore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tombolo_policy::{
+    HostName, Lookup, OperatorRules, PrefixError, RateLimits, RateState, Transport, VipTable,
+};
+use tombolo_substitute::{Composite, Composites, ScrubMode, Scrubber};
+
+use crate::{
+    audit::{Audit, Draft, Record},
+    authority::Authority,
+    clock::Clock,
+    counters::Counters,
+    flow::FlowFacts,
+    identity::{Peer, Place},
+    rules::Rules,
+    upstream::{Dialler, Pool, Resolver},
+};
+
+/// Connections that a sandbox may have at a time; further ones are reset.
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
+/// The /64 from which names get their IPv6 addresses; beside the one that guests are in.
+const VIRTUAL_PREFIX: Ipv6Addr = Ipv6Addr::new(0xfd54, 0x6f6d, 0x626f, 1, 0, 0, 0, 0);
+
+/// What all sandboxes share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) operator: OperatorRules,
+    pub(crate) resolver: Resolver,
+    pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) flow_serial: AtomicU64,
+}
+
+/// Who a sandbox is.
+#[derive(Clone, Debug)]
+pub(crate) struct SandboxIdentity {
+    pub(crate) id: Arc<str>,
+    pub(crate) organisation: Arc<str>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// A sandbox whose traffic this process carries.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) identity: SandboxIdentity,
+    pub(crate) authority: Authority,
+    pub(crate) pool: Pool,
+    pub(crate) shared: Arc<Shared>,
+    /// Ends with the sandbox.
+    pub(crate) closed: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    rules: watch::Sender<Arc<Rules>>,
+    vips: Mutex<VipTable>,
+    limits: Mutex<RateLimits>,
+    composites: Mutex<Composites>,
+    connections: Arc<Semaphore>,
+    dns_rate: Mutex<RateState>,
+}
+
+/// A sandbox cannot be carried.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The TLS client refused its configuration.
+    #[error("cannot configure TLS")]
+    Tls(#[from] rustls::Error),
+    /// The prefix of virtual addresses is wrong.
+    #[error("cannot make virtual addresses")]
+    Prefix(#[from] PrefixError),
+}
+
+/// Keeps a virtual address in use while a flow to it is open.
+#[derive(Debug)]
+pub(crate) struct AddressLease {
+    sandbox: Arc<Sandbox>,
+    address: IpAddr,
+}
+
+/// What a guest's own destination address stands for.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    Peer(Peer, Option<AddressLease>),
+    /// A virtual address that stands for nothing, now or any more (DNS-12).
+    Vacant,
+}
+
+impl Sandbox {
+    pub(crate) fn new(
+        identity: SandboxIdentity,
+        rules: Rules,
+        authority: Authority,
+        shared: Arc<Shared>,
+    ) -> Result<Arc<Self>, SandboxError> {
+        let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let dialler = Dialler::new(shared.resolver.clone(), &shared.roots)?;
+        Ok(Arc::new(Self {
+            identity,
+            authority,
+            pool: Pool::new(dialler, tasks.clone(), closed.clone()),
+            shared,
+            closed,
+            tasks,
+            rules: watch::Sender::new(Arc::new(rules)),
+            vips: Mutex::new(VipTable::new(VIRTUAL_PREFIX)?),
+            limits: Mutex::default(),
+            composites: Mutex::default(),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            dns_rate: Mutex::default(),
+        }))
+    }
+
+    /// What holds now.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.borrow())
+    }
+
+    /// What holds from now on. Requests that begin later are held to it, and flows that it
+    /// does not allow end (NET-15).
+    pub(crate) fn replace_rules(&self, rules: Rules) {
+        self.limits.lock().retain(rules.policy.requests());
+        self.rules.send_replace(Arc::new(rules));
+        self.pool.clear();
+    }
+
+    /// Returns when the rules no longer allow connections to this place.
+    pub(crate) async fn until_revoked(&self, place: &Place) {
+        let mut rules = self.rules.subscribe();
+        let allows = |rules: &Arc<Rules>| {
+            let network = rules.policy.network();
+            network
+                .decide_connect(place.peer.target(), place.port, Transport::Tcp)
+                .is_allowed()
+        };
+        // The sender lives as long as the sandbox, which outlives its flows.
+        if rules.wait_for(|rules| !allows(rules)).await.is_err() {
+            self.closed.cancelled().await;
+        }
+    }
+
+    /// Returns when the secrets are others than those of a generation (SUB-23).
+    pub(crate) async fn until_secrets_change(&self, generation: u64) {
+        let mut rules = self.rules.subscribe();
+        let changed = |rules: &Arc<Rules>| rules.secret_generation != generation;
+        if rules.wait_for(changed).await.is_err() {
+            self.closed.cancelled().await;
+        }
+    }
+
+    /// What a destination stands for; notes the flow, so that its address stays.
+    pub(crate) fn destination(self: &Arc<Self>, address: IpAddr) -> Destination {
+        let now = self.shared.clock.now();
+        let mut vips = self.vips.lock();
+        match vips.lookup(address) {
+            Lookup::Foreign => Destination::Peer(Peer::Address(address.to_canonical()), None),
+            Lookup::Vacant => Destination::Vacant,
+            Lookup::Name(_) => match vips.open_flow(address, now) {
+                Some(name) => {
+                    let sandbox = Arc::clone(self);
+                    let lease = AddressLease { sandbox, address };
+                    Destination::Peer(Peer::Name(name), Some(lease))
+                }
+                None => Destination::Vacant,
+            },
+        }
+    }
+
+    /// The table of virtual addresses, for DNS.
+    pub(crate) fn with_vips<T>(&self, act: impl FnOnce(&mut VipTable) -> T) -> T {
+        act(&mut self.vips.lock())
+    }
+
+    pub(crate) fn with_limits<T>(&self, act: impl FnOnce(&mut RateLimits) -> T) -> T {
+        act(&mut self.limits.lock())
+    }
+
+    pub(crate) fn with_dns_rate<T>(&self, act: impl FnOnce(&mut RateState) -> T) -> T {
+        act(&mut self.dns_rate.lock())
+    }
+
+    /// Remembers what was made of values, before the request is sent.
+    pub(crate) fn register_composites(&self, made: Vec<Composite>) {
+        let mut composites = self.composites.lock();
+        for composite in made {
+            if let Err(error) = composites.register(composite) {
+                tracing::error!(%error, "cannot search responses for a composite value");
+            }
+        }
+    }
+
+    /// A search of one response for everything that must not reach the guest.
+    pub(crate) fn scrubber(&self, rules: &Rules, mode: ScrubMode) -> Option<Scrubber> {
+        rules.secrets.scrubber(&self.composites.lock(), mode)
+    }
+
+    /// The same for something short.
+    pub(crate) fn scrub(&self, rules: &Rules, mode: ScrubMode, text: &[u8]) -> Option<Vec<u8>> {
+        rules.secrets.scrub(&self.composites.lock(), mode, text)
+    }
+
+    /// Room for one connection more, if there is.
+    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// The facts of a new flow.
+    pub(crate) fn flow_facts(
+        &self,
+        source: SocketAddr,
+        original: SocketAddr,
+        name: Option<HostName>,
+    ) -> FlowFacts {
+        FlowFacts {
+            id: self.shared.flow_serial.fetch_add(1, Ordering::Relaxed),
+            organisation: Arc::clone(&self.identity.organisation),
+            sandbox: Arc::clone(&self.identity.id),
+            source,
+            original,
+            name,
+        }
+    }
+
+    pub(crate) fn begin_record(&self, facts: &FlowFacts, proto: &'static str) -> Draft {
+        let mut record = Record::new(facts, proto);
+        record.policy_gen = self.rules.borrow().policy.generation();
+        self.shared.audit.begin(record)
+    }
+
+    /// Ends every flow and waits until they have.
+    pub(crate) async fn close(&self) {
+        self.closed.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.pool.clear();
+    }
+}
+
+impl Drop for AddressLease {
+    fn drop(&mut self) {
+        let now = self.sandbox.shared.clock.now();
+        self.sandbox.vips.lock().close_flow(self.address, now);
+    }
+}

@@ -1,0 +1,10 @@
+//! The proxy between a guest and origins that the tests write themselves, all on loopback.
+//! Each case is named after the attack that it is; the rig checks after each that no value
+//! of a secret came to the guest or into a record, and that every attempt has one record.
+
+mod attacks_http;
+mod dns;
+mod origin;
+mod rig;
+mod tls;
+mod traffic;
