@@ -133,6 +133,16 @@ fn sub_07_forms_text_and_xml() {
         check(&BodyKind::Form, before, after, percent);
     }
     check(&BodyKind::Text, "a @\r\n@@", "a #\r\n##", VALUE);
+    // The end of a beginning is a beginning again.
+    for start in [
+        "DENO_SECRET_PLACEHOL",
+        "DENO_",
+        "D",
+        "DENO_SECRET_PLACEHOLDER_01",
+    ] {
+        let (before, after) = (format!("{start}@"), format!("{start}#"));
+        check(&BodyKind::Text, &before, &after, VALUE);
+    }
     let xml = "sk-canary/0123+456789&quot;=abc";
     check(&BodyKind::Xml, "<a b=\"@\">@</a>", "<a b=\"#\">#</a>", xml);
 }
@@ -171,6 +181,9 @@ fn sub_07_text_parts_of_multipart() {
     for before in ["@\r\n", "@", &named] {
         check(&multipart(), before, &before.replace('@', &ph(1)), VALUE);
     }
+    // A part without content, whose headers end where the next delimiter begins.
+    let none = format!("--bnd\r\n{FIELD}--bnd\r\n{FILE}@\r\n--bnd--");
+    check(&multipart(), &none, &none.replace('@', &ph(1)), VALUE);
     // Empty parts, with and without headers.
     let empty = format!("--bnd\r\n{FIELD}\r\n--bnd\r\n\r\n--bnd\r\n\r\n@\r\n--bnd--");
     check(&multipart(), &empty, &empty.replace('@', "#"), VALUE);
