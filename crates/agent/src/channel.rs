@@ -19,14 +19,14 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tombolo_guest_proto::channel::{MAGIC, PreambleScanner};
+use tombolo_guest_proto::channel::{INTRODUCTION_LEN_MAX, MAGIC, OpeningScanner, REFUSED, TAKEN};
 use tombolo_sys::guest::readiness::Readiness;
 
 /// The driver takes no more in one write.
 const WRITE_LEN: usize = 32 * 1024;
 const HANDSHAKE_READ_LEN: usize = 4096;
 /// How much of a conversation that overtook another is kept.
-const RESCUE_LEN_MAX: usize = 64 * 1024;
+const RESCUE_LEN_MAX: usize = 2 * INTRODUCTION_LEN_MAX;
 
 /// The guest's end of the port.
 #[derive(Debug)]
@@ -51,8 +51,13 @@ impl Port {
         })
     }
 
-    /// Waits for a host that opens a conversation, and answers it.
-    pub(crate) async fn accept(&self) -> io::Result<PortStream> {
+    /// Waits for a host that opens a conversation, and answers it. `introduce`
+    /// is given the introduction, unless that is empty, and says whether it
+    /// could do what it asks.
+    pub(crate) async fn accept(
+        &self,
+        introduce: impl FnOnce(&[u8]) -> bool,
+    ) -> io::Result<PortStream> {
         self.host_present().await?;
         let mut stream = PortStream {
             fd: Readiness::new(Arc::clone(&self.fd))?,
@@ -61,12 +66,12 @@ impl Port {
             rescued: Arc::clone(&self.rescued),
         };
         let rescued = std::mem::take(&mut *self.rescued.lock());
-        let mut scanner = PreambleScanner::default();
+        let mut scanner = OpeningScanner::default();
         let mut bytes = rescued;
-        let nonce = loop {
-            if let Some((nonce, rest)) = scanner.push(&bytes) {
-                stream.pending = bytes.split_off(bytes.len().saturating_sub(rest));
-                break nonce;
+        let opening = loop {
+            if let Some(opening) = scanner.push(&bytes) {
+                stream.pending = bytes.split_off(bytes.len().saturating_sub(opening.rest));
+                break opening;
             }
             bytes.resize(HANDSHAKE_READ_LEN, 0);
             let len = stream.read(&mut bytes).await?;
@@ -75,8 +80,11 @@ impl Port {
             }
             bytes.truncate(len);
         };
+        let taken = opening.introduction.is_empty() || introduce(&opening.introduction);
         stream.write_all(&MAGIC).await?;
-        stream.write_all(&nonce).await?;
+        stream.write_all(&opening.nonce).await?;
+        let verdict = if taken { TAKEN } else { REFUSED };
+        stream.write_all(&[verdict]).await?;
         stream.flush().await?;
         self.forget_rescued();
         Ok(stream)

@@ -13,11 +13,13 @@ mod files;
 mod glob;
 mod jspath;
 mod log;
+mod network;
 mod pattern;
 mod process;
 mod serve;
 mod service;
 mod system;
+mod trust;
 mod users;
 mod walk;
 
@@ -213,7 +215,8 @@ async fn serve(agent: Arc<Agent>, listen: Option<PathBuf>) -> Result<(), RunErro
 async fn serve_port(service: AgentService) -> Result<(), RunError> {
     let port = Port::new(boot::open_port(PORT_NAME)?).map_err(cannot("watch the port"))?;
     loop {
-        let served = match port.accept().await {
+        let accepted = port.accept(|introduction| service.introduce(introduction));
+        let served = match accepted.await {
             Ok(stream) => serve::serve_connection(stream, service.clone())
                 .await
                 .map(|()| port.forget_rescued())

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, stream};
+use prost::Message;
 use tombolo_guest_proto::v1;
 use tombolo_guest_proto::v1::agent_server::Agent as Contract;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::agent::Agent;
+use crate::fault::CallError;
 use crate::files;
 use crate::glob::expand_glob;
+use crate::log::log;
+use crate::network;
 use crate::process::{OutputReader, OutputStream, feed};
 use crate::system;
 use crate::walk::walk;
@@ -30,6 +34,26 @@ pub(crate) struct AgentService {
 impl AgentService {
     pub(crate) fn new(agent: Arc<Agent>) -> Self {
         Self { agent }
+    }
+
+    /// Takes an identity that came with the opening of a conversation. Answers
+    /// whether it could.
+    pub(crate) fn introduce(&self, introduction: &[u8]) -> bool {
+        let taken = match v1::PersonalizeRequest::decode(introduction) {
+            Ok(request) => self
+                .personalize_now(request)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        taken
+            .inspect_err(|error| log!("cannot take an identity: {error}"))
+            .is_ok()
+    }
+
+    fn personalize_now(&self, request: v1::PersonalizeRequest) -> Result<(), CallError> {
+        system::personalize(&self.agent, request)?;
+        self.agent.personalized.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -55,13 +79,20 @@ impl Contract for AgentService {
     }
 
     async fn personalize(&self, request: Request<v1::PersonalizeRequest>) -> Answer<v1::Empty> {
-        system::personalize(&self.agent, request.into_inner())?;
-        self.agent.personalized.store(true, Ordering::Relaxed);
+        self.personalize_now(request.into_inner())?;
         answer(EMPTY)
     }
 
     async fn prewarm(&self, request: Request<v1::PrewarmRequest>) -> Answer<v1::Empty> {
         system::prewarm(&self.agent, request.into_inner()).await?;
+        answer(EMPTY)
+    }
+
+    async fn configure_network(
+        &self,
+        request: Request<v1::ConfigureNetworkRequest>,
+    ) -> Answer<v1::Empty> {
+        network::configure(request.into_inner()).await?;
         answer(EMPTY)
     }
 

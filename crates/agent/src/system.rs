@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::agent::Agent;
 use crate::fault::{CallError, Cause, at, blocking};
 use crate::log::log;
+use crate::trust::trust;
 
 const ENTROPY_LEN_MIN: usize = 32;
 const HOSTNAME_LEN_MAX: usize = 64;
@@ -43,7 +44,7 @@ pub(crate) fn personalize(agent: &Agent, request: PersonalizeRequest) -> Result<
     for (key, value) in request.env {
         agent.environment.set(key, value)?;
     }
-    Ok(())
+    trust(agent, &request.trusted_certificates_pem)
 }
 
 fn check(request: &PersonalizeRequest) -> Result<(), CallError> {

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_mins(6);
 const CREATE_COUNT: usize = 12;
 /// Enough for a server, its pool and a few sandboxes that write little.
 const ROOM_MIB: u32 = 64;
-const BLOCK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
+static BLOCK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_limit_of_sandboxes_each_create_is_refused_by_name() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tombolo_guest_proto::channel::{MAGIC, NONCE_LEN, PREAMBLE_LEN};
+use tombolo_guest_proto::channel::{MAGIC, NONCE_LEN, PREAMBLE_LEN, TAKEN, opening};
 use tonic::transport::{Channel, Endpoint};
 
 /// The socket's name in a VM's directory.
@@ -27,7 +27,10 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of an old conversation that may precede the answer.
 const STALE_BYTES_MAX: usize = 16 * 1024 * 1024;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How often a guest with calls under way is asked whether it is there. Short,
+/// because it also bounds what a wake-up costs that is lost on the serial port:
+/// very rarely an answer lies there until the next bytes come.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A channel that uses the conversation `opened`, if there is one, and opens
@@ -58,23 +61,28 @@ pub(crate) fn channel(vm_dir: &Path, opened: Option<UnixStream>) -> Channel {
 
 /// Connects once, within [`PREAMBLE_TIMEOUT`].
 pub(crate) async fn connect(vm_dir: &Path) -> io::Result<UnixStream> {
-    match timeout(PREAMBLE_TIMEOUT, open(vm_dir)).await {
+    match timeout(PREAMBLE_TIMEOUT, open(vm_dir, b"")).await {
         Ok(answer) => answer,
         Err(elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)),
     }
 }
 
-/// Connects, however long the guest takes to open its side.
-pub(crate) async fn open(vm_dir: &Path) -> io::Result<UnixStream> {
+/// Connects, however long the guest takes to open its side, and tells it the
+/// introduction first.
+pub(crate) async fn open(vm_dir: &Path, introduction: &[u8]) -> io::Result<UnixStream> {
     let mut stream = short_path::connect(vm_dir, AGENT_SOCKET).await?;
     let mut nonce = [0_u8; NONCE_LEN];
     getrandom::fill(&mut nonce).map_err(io::Error::other)?;
     let mut preamble = [0_u8; PREAMBLE_LEN];
     preamble[..MAGIC.len()].copy_from_slice(&MAGIC);
     preamble[MAGIC.len()..].copy_from_slice(&nonce);
-    stream.write_all(&preamble).await?;
+    stream.write_all(&opening(nonce, introduction)).await?;
     skip_to(&mut stream, &preamble).await?;
-    Ok(stream)
+    if stream.read_u8().await? == TAKEN {
+        Ok(stream)
+    } else {
+        Err(io::Error::other("the guest cannot take its identity"))
+    }
 }
 
 /// Reads up to and including `wanted`, byte by byte at the end so that nothing
@@ -121,11 +129,12 @@ mod tests {
         let listener = UnixListener::bind(dir.path().join(AGENT_SOCKET)).unwrap();
         let agent = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut preamble = [0_u8; PREAMBLE_LEN];
-            stream.read_exact(&mut preamble).await.unwrap();
+            let mut opening = [0_u8; PREAMBLE_LEN + 4];
+            stream.read_exact(&mut opening).await.unwrap();
             let stale = [&[0xff_u8; 100][..], &MAGIC, &[0; NONCE_LEN]].concat();
             stream.write_all(&stale).await.unwrap();
-            stream.write_all(&preamble).await.unwrap();
+            stream.write_all(&opening[..PREAMBLE_LEN]).await.unwrap();
+            stream.write_all(&[TAKEN]).await.unwrap();
             stream.write_all(b"after").await.unwrap();
         });
         let mut stream = connect(dir.path()).await.unwrap();

@@ -10,6 +10,7 @@ use crate::qemu::{Isolation, Shape, Start};
 use crate::template::{BuildTemplateError, Template, Templates};
 use crate::usage::Usage;
 use crate::vm::{DISK_FILE, FILES_DIR, Record, Vm, VmError, VmId, reap, start_ticks};
+use prost::Message;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -18,14 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tombolo_guest_proto::v1::PersonalizeRequest;
 use tombolo_ids::SandboxId;
 use tonic::transport::Channel;
 
 /// Requests are rounded up to these sizes, so that a few templates serve all;
 /// beyond the last, to a multiple of it.
 const MEMORY_STEPS_MIB: [u32; 8] = [768, 1024, 1280, 1536, 2048, 3072, 4096, 8192];
-/// How long a restored guest may take to answer.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a restored guest may take to have its identity.
+const RESTORE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Makes machines and finds those it made before.
 pub trait Engine: Send + Sync + 'static {
@@ -38,10 +40,12 @@ pub trait Engine: Send + Sync + 'static {
     /// The memory a request of this size is granted.
     fn granted_memory_mib(&self, memory_mib: u32) -> u32;
 
-    /// Makes a machine that belongs to nobody yet and whose agent answers.
+    /// Makes a machine that belongs to nobody yet, has this identity, and whose
+    /// agent answers.
     fn launch(
         &self,
         memory_mib: u32,
+        identity: PersonalizeRequest,
     ) -> impl Future<Output = Result<Self::Machine, LaunchError>> + Send;
 
     /// Finds the machines that belong to a sandbox and removes whatever else
@@ -254,16 +258,21 @@ impl QemuEngine {
         })
     }
 
-    /// Waits until the device state is loaded and the agent answers.
-    async fn restore(&self, machine: &mut QemuVm) -> Result<(), LaunchError> {
+    /// Waits until the device state is loaded and the agent has its identity.
+    async fn restore(
+        &self,
+        machine: &mut QemuVm,
+        identity: &PersonalizeRequest,
+    ) -> Result<(), LaunchError> {
         let dir = &machine.vm.dir;
+        let introduction = identity.encode_to_vec();
         let restore = async {
             let mut monitor = Monitor::connect(dir).await?;
             monitor.restore_from(&Template::jail_state_path()).await
         };
         let ready = async {
             restore.await.map_err(StartVmError::from)?;
-            agent_channel::open(dir)
+            agent_channel::open(dir, &introduction)
                 .await
                 .map_err(LaunchError::NoAnswer)
         };
@@ -308,7 +317,11 @@ impl Engine for QemuEngine {
         granted(memory_mib)
     }
 
-    async fn launch(&self, memory_mib: u32) -> Result<QemuVm, LaunchError> {
+    async fn launch(
+        &self,
+        memory_mib: u32,
+        identity: PersonalizeRequest,
+    ) -> Result<QemuVm, LaunchError> {
         let shape = self.shape(granted(memory_mib));
         let template = self.template(shape).await?;
         let id = VmId::random().map_err(StartVmError::from)?;
@@ -320,7 +333,7 @@ impl Engine for QemuEngine {
                 return Err(error);
             }
         };
-        match self.restore(&mut machine).await {
+        match self.restore(&mut machine, &identity).await {
             Ok(()) => Ok(machine),
             Err(error) => {
                 machine.vm.destroy().await?;

@@ -123,26 +123,26 @@ fn padded(name: &str) -> [u8; 16] {
     bytes
 }
 
-async fn personalize(machine: &impl Machine, name: &str) {
+fn identity(name: &str) -> PersonalizeRequest {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let request = PersonalizeRequest {
+    PersonalizeRequest {
         entropy: name.repeat(32).into_bytes().into(),
         unix_time_nanos: i64::try_from(now.as_nanos()).unwrap(),
         hostname: name.to_owned(),
         machine_id: format!("{:032x}", u128::from_be_bytes(padded(name))),
         env: [("NAME".to_owned(), name.to_owned())].into(),
-    };
-    AgentClient::new(machine.agent())
-        .personalize(request)
-        .await
-        .unwrap();
+        ..PersonalizeRequest::default()
+    }
 }
 
 #[tokio::test]
 async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
     let rig = Rig::new().await;
-    let machine = rig.engine.launch(MEMORY_MIB).await.unwrap();
-    personalize(&machine, "alpha").await;
+    let machine = rig
+        .engine
+        .launch(MEMORY_MIB, identity("alpha"))
+        .await
+        .unwrap();
     for (script, expected) in [
         ("id -un; pwd; echo $HOME", "app\n/home/app\n/home/app\n"),
         ("sudo id -u", "0\n"),
@@ -181,11 +181,11 @@ async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
 #[tokio::test]
 async fn two_vms_of_one_template_share_no_identity_and_no_random_stream() {
     let rig = Rig::new().await;
-    let (first, second) =
-        tokio::join!(rig.engine.launch(MEMORY_MIB), rig.engine.launch(MEMORY_MIB));
+    let (first, second) = tokio::join!(
+        rig.engine.launch(MEMORY_MIB, identity("alpha")),
+        rig.engine.launch(MEMORY_MIB, identity("bravo"))
+    );
     let (first, second) = (first.unwrap(), second.unwrap());
-    personalize(&first, "alpha").await;
-    personalize(&second, "bravo").await;
     for script in [
         "head -c 32 /dev/urandom | sha256sum",
         "cat /proc/sys/kernel/random/uuid",
@@ -208,11 +208,18 @@ async fn two_vms_of_one_template_share_no_identity_and_no_random_stream() {
 async fn a_vm_outlives_its_node_and_is_taken_over() {
     let mut rig = Rig::new().await;
     let id = SandboxId::random(Region::DEFAULT).unwrap();
-    let mut machine = rig.engine.launch(MEMORY_MIB).await.unwrap();
-    personalize(&machine, "alpha").await;
+    let mut machine = rig
+        .engine
+        .launch(MEMORY_MIB, identity("alpha"))
+        .await
+        .unwrap();
     machine.set_owner(&id, 42).unwrap();
     say(&machine, "sleep 1000 >/dev/null & echo $! > /tmp/pid").await;
-    let unclaimed = rig.engine.launch(MEMORY_MIB).await.unwrap();
+    let unclaimed = rig
+        .engine
+        .launch(MEMORY_MIB, identity("alpha"))
+        .await
+        .unwrap();
     // As if the node were gone: nothing is told to the machines.
     drop((machine, unclaimed));
     rig.engine = start(rig.state.path()).await;
@@ -230,7 +237,11 @@ async fn a_vm_outlives_its_node_and_is_taken_over() {
 #[tokio::test]
 async fn a_vm_that_dies_is_noticed() {
     let rig = Rig::new().await;
-    let machine = rig.engine.launch(MEMORY_MIB).await.unwrap();
+    let machine = rig
+        .engine
+        .launch(MEMORY_MIB, identity("alpha"))
+        .await
+        .unwrap();
     let mut agent = AgentClient::new(machine.agent());
     let dying = agent.spawn(SpawnRequest {
         command: "sudo".to_owned(),

@@ -1,7 +1,7 @@
 //! Restored machines that wait to be claimed, so that creating a sandbox of
 //! the usual size costs a hand-over and not a restore.
 
-use crate::identity::{self, GiveIdentityError};
+use crate::identity;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_diag::in_one_line;
 use tombolo_guest_proto::agent_client;
-use tombolo_guest_proto::v1::PrewarmRequest;
+use tombolo_guest_proto::v1::{PersonalizeRequest, PrewarmRequest};
 use tombolo_host::{Engine, Isolation, LaunchError, Machine};
 
 /// How long the pool waits after a machine could not be made.
@@ -38,6 +38,15 @@ pub(crate) struct Pool<E: Engine> {
     creates: watch::Sender<usize>,
     /// With this many callers waiting, filling the pool would be at their cost.
     creates_busy: usize,
+}
+
+/// Why a machine could not be added.
+#[derive(Debug, thiserror::Error)]
+enum LaunchWaitingError {
+    #[error("cannot make a machine")]
+    Launch(#[from] LaunchError),
+    #[error("the host gives no random numbers")]
+    Random(#[from] getrandom::Error),
 }
 
 /// Held while a sandbox is being made.
@@ -79,16 +88,14 @@ impl<E: Engine> Pool<E> {
         self.target
     }
 
-    /// A machine of this size: a waiting one if there is, else a new one.
-    pub(crate) async fn claim(&self, memory_mib: u32) -> Result<(E::Machine, bool), LaunchError> {
-        if self.engine.granted_memory_mib(memory_mib) == self.memory_mib {
-            let waiting = self.ready.lock().pop_front();
-            self.changed.notify_one();
-            if let Some(machine) = waiting {
-                return Ok((machine, true));
-            }
+    /// A waiting machine of this size, if there is one.
+    pub(crate) fn take(&self, memory_mib: u32) -> Option<E::Machine> {
+        if self.engine.granted_memory_mib(memory_mib) != self.memory_mib {
+            return None;
         }
-        Ok((self.engine.launch(memory_mib).await?, false))
+        let waiting = self.ready.lock().pop_front();
+        self.changed.notify_one();
+        waiting
     }
 
     /// To be held from before a machine is claimed until it is a sandbox.
@@ -103,7 +110,7 @@ impl<E: Engine> Pool<E> {
         turn
     }
 
-    async fn launch_waiting(&self) -> Result<E::Machine, LaunchError> {
+    async fn launch_waiting(&self) -> Result<E::Machine, LaunchWaitingError> {
         // Callers go first. While there are always some, the pool stays empty,
         // and what would fill it makes their sandboxes.
         let mut creates = self.creates.subscribe();
@@ -112,8 +119,9 @@ impl<E: Engine> Pool<E> {
             .await
             .ok();
         let _permit = self.starts.acquire().await;
-        let machine = self.engine.launch(self.memory_mib).await?;
-        self.warm(&machine).await;
+        let identity = || identity::new(WAITING_NAME, HashMap::new());
+        let machine = self.engine.launch(self.memory_mib, identity()?).await?;
+        self.warm(&machine, identity()?).await;
         Ok(machine)
     }
 
@@ -145,7 +153,7 @@ impl<E: Engine> Pool<E> {
                     (false, Duration::ZERO)
                 }
                 Err(error) => {
-                    tracing::warn!(error = ?error, "cannot fill the pool");
+                    tracing::warn!(error = in_one_line(&error), "cannot fill the pool");
                     (false, RETRY_DELAY)
                 }
             }
@@ -159,7 +167,7 @@ impl<E: Engine> Pool<E> {
         }
     }
 
-    async fn warm(&self, machine: &E::Machine) {
+    async fn warm(&self, machine: &E::Machine, identity: PersonalizeRequest) {
         if self.engine.isolation().0 != Isolation::Emulated {
             return;
         }
@@ -169,19 +177,16 @@ impl<E: Engine> Pool<E> {
         };
         let mut agent = agent_client(machine.agent());
         let warmed = async {
-            agent
-                .prewarm(request)
-                .await
-                .map_err(|status| GiveIdentityError::Agent(Box::new(status)))?;
+            agent.prewarm(request).await.map_err(Box::new)?;
             // What a claimed machine does first, it has then done before; the
             // identity that counts is the one it is given when it is claimed.
-            identity::give(machine, WAITING_NAME, HashMap::new()).await
+            identity::give(machine, identity).await
         };
         // A machine that cannot do this shows it again when it is claimed.
         match timeout(WARM_TIMEOUT, warmed).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(error = in_one_line(&error), "cannot warm a waiting machine");
+                tracing::warn!(%error, "cannot warm a waiting machine");
             }
             Err(_elapsed) => tracing::warn!("a waiting machine is slow to warm"),
         }

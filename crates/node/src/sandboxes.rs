@@ -2,7 +2,7 @@
 //! given an identity of its own, recorded as the sandbox's, and handed to the
 //! task that owns it from then on.
 
-use crate::identity::{self, GiveIdentityError};
+use crate::identity;
 use crate::pool::Pool;
 use crate::sandbox::{self, EndReason, Handle};
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tombolo_host::{AdoptError, Engine, LaunchError, Machine};
+use tombolo_host::{AdoptError, Engine, Isolation, LaunchError, Machine};
 use tombolo_ids::SandboxId;
 
 /// Ends that a watcher may be behind before it must start over.
@@ -49,8 +49,10 @@ pub(crate) enum CreateError {
     Launch(#[from] LaunchError),
     #[error("cannot record the sandbox")]
     Record(#[from] std::io::Error),
-    #[error("cannot give the guest its identity")]
-    Identity(#[from] GiveIdentityError),
+    #[error("the host gives no random numbers")]
+    Random(#[from] getrandom::Error),
+    #[error("the guest did not take its identity")]
+    Identity(#[from] Box<tonic::Status>),
     #[error("the guest did not take its identity in time")]
     Slow(#[from] tokio::time::error::Elapsed),
 }
@@ -126,12 +128,25 @@ impl<E: Engine> Sandboxes<E> {
     pub(crate) async fn create(&self, new: NewSandbox) -> Result<(Handle, bool), CreateError> {
         let reservation = self.reserve(&new.id)?;
         let _turn = self.pool.turn().await;
-        let (mut machine, from_pool) = self.pool.claim(new.memory_mib).await?;
         // Underscores are not allowed in host names (RFC 1123).
         let name = new.id.as_str().replace('_', "-");
+        let identity = identity::new(&name, new.env)?;
+        let waiting = self.pool.take(new.memory_mib);
+        let from_pool = waiting.is_some();
+        let (mut machine, identity) = if let Some(machine) = waiting {
+            (machine, Some(identity))
+        } else {
+            let machine = self.engine.launch(new.memory_mib, identity).await?;
+            if self.engine.isolation().0 == Isolation::Emulated {
+                tokio::spawn(identity::greet(machine.agent()));
+            }
+            (machine, None)
+        };
         let prepared = async {
-            let given = identity::give(&machine, &name, new.env);
-            timeout(PERSONALIZE_TIMEOUT, given).await??;
+            if let Some(identity) = identity {
+                let given = identity::give(&machine, identity);
+                timeout(PERSONALIZE_TIMEOUT, given).await??;
+            }
             machine.set_owner(&new.id, new.deadline_unix_millis)?;
             Ok(())
         };

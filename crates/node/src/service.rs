@@ -8,7 +8,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::{Stream, StreamExt};
 use tombolo_diag::Report;
-use tombolo_host::Engine;
+use tombolo_host::{Engine, LaunchError};
 use tombolo_ids::SandboxId;
 use tombolo_node_proto::v1::node_server::Node;
 use tombolo_node_proto::v1::{
@@ -162,11 +162,14 @@ fn create_status(error: &CreateError) -> Status {
         CreateError::Exists => Status::already_exists(words),
         CreateError::Full => Status::resource_exhausted(words),
         CreateError::Unwanted => Status::aborted(words),
-        CreateError::Launch(_) | CreateError::Record(_) | CreateError::Identity(_) => {
-            Status::internal(words)
-        }
         // A busy host is the usual reason, and another attempt the mend.
-        CreateError::Slow(_) => Status::deadline_exceeded(words),
+        CreateError::Slow(_) | CreateError::Launch(LaunchError::NoAnswer(_)) => {
+            Status::deadline_exceeded(words)
+        }
+        CreateError::Launch(_)
+        | CreateError::Record(_)
+        | CreateError::Random(_)
+        | CreateError::Identity(_) => Status::internal(words),
     }
 }
 

@@ -349,6 +349,7 @@ agent_service! {
     refused {
         personalize(PersonalizeRequest) -> guest::Empty;
         prewarm(PrewarmRequest) -> guest::Empty;
+        configure_network(ConfigureNetworkRequest) -> guest::Empty;
         usage(Empty) -> guest::UsageReply;
         resize_pty(ResizePtyRequest) -> guest::Empty;
         list_processes(Empty) -> guest::ListProcessesReply;

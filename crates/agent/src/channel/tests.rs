@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tombolo_guest_proto::channel::{NONCE_LEN, PREAMBLE_LEN};
+use tombolo_guest_proto::channel::{NONCE_LEN, PREAMBLE_LEN, opening};
 
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What the agent answers with.
+const ANSWER_LEN: usize = PREAMBLE_LEN + 1;
 const SHORT: Duration = Duration::from_millis(50);
 
 fn pair() -> (Port, UnixStream) {
@@ -23,11 +25,33 @@ fn pair() -> (Port, UnixStream) {
 }
 
 fn preamble(nonce: u8) -> Vec<u8> {
-    [&MAGIC[..], &[nonce; NONCE_LEN]].concat()
+    opening([nonce; NONCE_LEN], b"")
+}
+
+fn answer(nonce: u8, verdict: u8) -> Vec<u8> {
+    [&MAGIC[..], &[nonce; NONCE_LEN], &[verdict]].concat()
 }
 
 async fn accept(port: &Port) -> io::Result<PortStream> {
-    timeout(PATIENCE, port.accept()).await.unwrap()
+    let accepted = port.accept(|_| panic!("no introduction"));
+    timeout(PATIENCE, accepted).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_introduction_is_taken_before_it_is_answered() {
+    for (good, verdict) in [(true, TAKEN), (false, REFUSED)] {
+        let (port, mut host) = pair();
+        let words = [b'w'; 10_000];
+        let opening = [opening([9; NONCE_LEN], &words), b"PRI".to_vec()].concat();
+        host.write_all(&opening).await.unwrap();
+        let accepted = port.accept(|introduction| {
+            assert_eq!(introduction, words);
+            good
+        });
+        let mut stream = timeout(PATIENCE, accepted).await.unwrap().unwrap();
+        assert_eq!(read_exact(&mut host, ANSWER_LEN).await, answer(9, verdict));
+        assert_eq!(read_exact(&mut stream, 3).await, b"PRI");
+    }
 }
 
 async fn read_exact(stream: &mut (impl AsyncRead + Unpin), len: usize) -> Vec<u8> {
@@ -49,7 +73,7 @@ async fn answers_the_preamble_and_keeps_what_follows() {
         let opening = [before, preamble(7), after.clone()].concat();
         host.write_all(&opening).await.unwrap();
         let mut stream = accept(&port).await.unwrap();
-        assert_eq!(read_exact(&mut host, PREAMBLE_LEN).await, preamble(7));
+        assert_eq!(read_exact(&mut host, ANSWER_LEN).await, answer(7, TAKEN));
         host.write_all(b"more").await.unwrap();
         let read = read_exact(&mut stream, after.len() + 4).await;
         assert_eq!(read, [&after[..], b"more"].concat());
@@ -65,7 +89,7 @@ async fn a_host_that_was_not_seen_to_come_back_is_answered_all_the_same() {
     let (port, mut host) = pair();
     host.write_all(&preamble(1)).await.unwrap();
     let mut stream = accept(&port).await.unwrap();
-    read_exact(&mut host, PREAMBLE_LEN).await;
+    read_exact(&mut host, ANSWER_LEN).await;
     host.write_all(b"first").await.unwrap();
     assert_eq!(read_exact(&mut stream, 5).await, b"first");
     // What fails on this would be HTTP/2; here it is only read.
@@ -74,7 +98,7 @@ async fn a_host_that_was_not_seen_to_come_back_is_answered_all_the_same() {
     read_exact(&mut stream, second.len()).await;
     drop(stream);
     let mut stream = accept(&port).await.unwrap();
-    assert_eq!(read_exact(&mut host, PREAMBLE_LEN).await, preamble(2));
+    assert_eq!(read_exact(&mut host, ANSWER_LEN).await, answer(2, TAKEN));
     assert_eq!(read_exact(&mut stream, 6).await, b"second");
 }
 
@@ -83,15 +107,15 @@ async fn a_conversation_that_ended_well_is_not_begun_again() {
     let (port, mut host) = pair();
     host.write_all(&preamble(1)).await.unwrap();
     let mut stream = accept(&port).await.unwrap();
-    read_exact(&mut host, PREAMBLE_LEN).await;
+    read_exact(&mut host, ANSWER_LEN).await;
     host.write_all(&preamble(2)).await.unwrap();
-    read_exact(&mut stream, PREAMBLE_LEN).await;
+    read_exact(&mut stream, preamble(2).len()).await;
     drop(stream);
     port.forget_rescued();
-    assert!(timeout(SHORT, port.accept()).await.is_err());
+    assert!(timeout(SHORT, port.accept(|_| true)).await.is_err());
     host.write_all(&preamble(3)).await.unwrap();
     accept(&port).await.unwrap();
-    assert_eq!(read_exact(&mut host, PREAMBLE_LEN).await, preamble(3));
+    assert_eq!(read_exact(&mut host, ANSWER_LEN).await, answer(3, TAKEN));
 }
 
 #[tokio::test]
@@ -99,7 +123,7 @@ async fn without_a_host_it_waits() {
     let (port, mut host) = pair();
     host.write_all(&preamble(1)).await.unwrap();
     let mut stream = accept(&port).await.unwrap();
-    read_exact(&mut host, PREAMBLE_LEN).await;
+    read_exact(&mut host, ANSWER_LEN).await;
     drop(host);
     let mut rest = Vec::new();
     let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
@@ -111,5 +135,5 @@ async fn without_a_host_it_waits() {
         .unwrap()
         .unwrap_err();
     drop(stream);
-    assert!(timeout(SHORT, port.accept()).await.is_err());
+    assert!(timeout(SHORT, port.accept(|_| true)).await.is_err());
 }

@@ -16,6 +16,7 @@ fn identity() -> PersonalizeRequest {
         hostname: "somebody-else".into(),
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         env: HashMap::from([("GIVEN".into(), "yes".into())]),
+        ..PersonalizeRequest::default()
     }
 }
 

@@ -301,7 +301,7 @@ impl<'a> Build<'a> {
 /// Opens the conversation however long the guest takes to boot, then asks the
 /// agent who it is.
 async fn reach_agent(dir: &Path) -> Result<Channel, BuildTemplateError> {
-    let opened = agent_channel::open(dir).await;
+    let opened = agent_channel::open(dir, b"").await;
     let opened = opened.map_err(BuildTemplateError::Channel)?;
     let channel = agent_channel::channel(dir, Some(opened));
     agent_client(channel.clone())

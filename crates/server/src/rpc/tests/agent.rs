@@ -510,6 +510,7 @@ agent_service! {
         hello(HelloRequest) -> v1::HelloReply::default(), HelloReply;
         personalize(PersonalizeRequest) -> v1::Empty {}, Empty;
         prewarm(PrewarmRequest) -> v1::Empty {}, Empty;
+        configure_network(ConfigureNetworkRequest) -> v1::Empty {}, Empty;
         usage(Empty) -> v1::UsageReply::default(), UsageReply;
         resize_pty(ResizePtyRequest) -> v1::Empty {}, Empty;
         list_processes(Empty) -> v1::ListProcessesReply::default(), ListProcessesReply;

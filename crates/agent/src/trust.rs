@@ -1,0 +1,125 @@
+//! Which certificates programs in the guest trust besides those of the image:
+//! the authority of the proxy that stands between the guest and the world.
+//!
+//! Most programs read Debian's bundle, so the certificates are appended to it.
+//! Those that bring a store of their own are pointed to the bundle by variables;
+//! each is one that adds to or replaces a store, and the bundle has both.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::agent::Agent;
+use crate::fault::{CallError, Cause, at};
+
+const OPERATION: &str = "personalize";
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// `update-ca-certificates` builds the bundle anew from here, and others read
+/// the directory of the bundle.
+const COPIES: [&str; 2] = [
+    "/usr/local/share/ca-certificates/tombolo.crt",
+    "/etc/ssl/certs/tombolo.pem",
+];
+/// Begins our part of the bundle.
+const MARK: &str = "# Added by Tombolo for this sandbox\n";
+const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const PEM_LEN_MAX: usize = 64 * 1024;
+/// As far from the end as our part may begin.
+const OUR_LEN_MAX: u64 = 66 * 1024;
+/// Variables that name a file of certificates.
+const FILE_VARIABLES: [&str; 13] = [
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "DENO_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "CARGO_HTTP_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "PGSSLROOTCERT",
+    "NIX_SSL_CERT_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "HEX_CACERTS_PATH",
+];
+/// Variables that say to read the system's store.
+const STORE_VARIABLES: [(&str, &str); 2] = [
+    ("DENO_TLS_CA_STORE", "system,mozilla"),
+    ("UV_NATIVE_TLS", "1"),
+];
+
+/// Makes the guest trust these certificates, and no longer those of an earlier
+/// call. None at all leaves everything as it is.
+pub(crate) fn trust(agent: &Agent, pem: &[u8]) -> Result<(), CallError> {
+    if pem.is_empty() {
+        return Ok(());
+    }
+    let pem = check(pem)?;
+    if agent.owns_system {
+        append(pem).map_err(at(OPERATION, BUNDLE))?;
+        for copy in COPIES {
+            fs_err::write(copy, pem).map_err(at(OPERATION, copy))?;
+        }
+    }
+    let files = FILE_VARIABLES.map(|name| (name, BUNDLE));
+    for (name, value) in files.into_iter().chain(STORE_VARIABLES) {
+        // A variable that its owner has set already stays.
+        if agent.environment.get(name).is_none() {
+            agent.environment.set(name.to_owned(), value.to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+fn check(pem: &[u8]) -> Result<&str, CallError> {
+    let invalid = |why| CallError::new(OPERATION, "", Cause::InvalidArgument(why));
+    if pem.len() > PEM_LEN_MAX {
+        return Err(invalid("too many certificates"));
+    }
+    let text = std::str::from_utf8(pem).ok();
+    text.filter(|text| text.starts_with(PEM_BEGIN))
+        .ok_or_else(|| invalid("not certificates"))
+}
+
+/// Reads and writes only the end: the bundle is large, and a restored guest
+/// would have to fetch and copy every page of it.
+fn append(pem: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut bundle = options.mode(0o644).open(BUNDLE)?;
+    let len = bundle.metadata()?.len();
+    let tail_start = len.saturating_sub(OUR_LEN_MAX);
+    bundle.seek(SeekFrom::Start(tail_start))?;
+    let mut tail = Vec::new();
+    (&mut bundle).take(OUR_LEN_MAX).read_to_end(&mut tail)?;
+    let mark = MARK.as_bytes();
+    let ours = tail.windows(mark.len()).position(|part| part == mark);
+    let ours = ours.and_then(|ours| u64::try_from(ours).ok());
+    let end = ours.map_or(len, |ours| tail_start + ours);
+    bundle.seek(SeekFrom::Start(end))?;
+    bundle.write_all(mark)?;
+    bundle.write_all(pem.as_bytes())?;
+    let end = bundle.stream_position()?;
+    bundle.set_len(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_certificates_are_taken() {
+        let long = format!("{PEM_BEGIN}{}", "a".repeat(PEM_LEN_MAX));
+        for (pem, good) in [
+            (
+                format!("{PEM_BEGIN}\nAAAA\n-----END CERTIFICATE-----\n"),
+                true,
+            ),
+            ("export PATH=/evil".to_owned(), false),
+            (long, false),
+        ] {
+            assert_eq!(check(pem.as_bytes()).is_ok(), good);
+        }
+        assert!(check(b"\xff").is_err());
+    }
+}
