@@ -54,6 +54,7 @@ pub(crate) struct Draft {
     audit: Arc<Audit>,
     permit: Option<mpsc::OwnedPermit<Arc<Line>>>,
     started: Instant,
+    is_discarded: bool,
 }
 
 impl Audit {
@@ -88,6 +89,7 @@ impl Audit {
             audit: Arc::clone(self),
             permit: None,
             started: Instant::now(),
+            is_discarded: false,
         }
     }
 
@@ -116,6 +118,11 @@ impl Draft {
         }
     }
 
+    /// The attempt is recorded otherwise.
+    pub(crate) fn discard(mut self) {
+        self.is_discarded = true;
+    }
+
     pub(crate) fn id(&self) -> &str {
         &self.record.id
     }
@@ -123,6 +130,9 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        if self.is_discarded {
+            return;
+        }
         self.record.total_us =
             u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.audit.counters.add(&self.record);

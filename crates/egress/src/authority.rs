@@ -206,6 +206,12 @@ fn distinguished_name(common_name: &str) -> DistinguishedName {
     name
 }
 
+impl fmt::Debug for AuthorityRecord {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AuthorityRecord(key hidden)")
+    }
+}
+
 impl fmt::Debug for Authority {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Authority(key hidden)")

@@ -14,7 +14,7 @@ mod tls;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
-use tombolo_policy::{Decision, HostName, Interception, RuleRef, Transport};
+use tombolo_policy::{Decision, HostName, Interception, Transport};
 
 use crate::{
     audit::Draft,
@@ -149,7 +149,7 @@ impl Flow {
     /// Whether bytes that are neither TLS nor HTTP may pass: where nothing is enforced but
     /// the destination itself, or where the allow list names the port besides the host and
     /// it is not a port of the web. Whoever writes `db.example.com:5432` means that.
-    fn may_pass_raw(&self, rules: &Rules, decision: &Decision) -> bool {
+    fn may_pass_raw(&self, rules: &Rules) -> bool {
         if self.interception(rules) == IsTerminated::No {
             return true;
         }
@@ -161,13 +161,14 @@ impl Flow {
                 .is_some(),
             Peer::Address(_) => false,
         };
-        let RuleRef::AllowNet { index, .. } = &decision.rule else {
-            return false;
-        };
         let entries = rules.policy.network().entries().unwrap_or_default();
-        let names_port = entries
-            .get(*index)
-            .is_some_and(|entry| entry.port().is_some());
+        let names_port = entries.iter().any(|entry| {
+            let is_host = match &self.place.peer {
+                Peer::Name(name) => entry.host().matches_name(name),
+                Peer::Address(address) => entry.host().matches_address(*address),
+            };
+            is_host && entry.port() == Some(self.place.port)
+        });
         let is_web = matches!(self.place.port, 80 | 443);
         names_port && !is_web && !has_secrets && !self.has_rules(rules)
     }
@@ -181,8 +182,11 @@ enum IsTerminated {
 
 async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
     let rules = flow.sandbox.rules();
-    let decision = flow.decide(&rules);
-    let raw = flow.may_pass_raw(&rules, &decision);
+    // It is there from the beginning, so that also what is broken off is recorded.
+    let mut draft = flow.begin_record("tcp");
+    draft.record.decided(&flow.decide(&rules));
+    draft.record.failed("closed_early");
+    let raw = flow.may_pass_raw(&rules);
     let patience = if raw {
         SERVER_FIRST_AFTER
     } else {
@@ -190,38 +194,31 @@ async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
     };
     let protocol = match timeout(patience, stream.sniff()).await {
         Ok(Ok(Sniffed::Protocol(protocol))) => protocol,
-        Ok(Ok(Sniffed::Closed) | Err(_)) => {
-            let mut draft = flow.begin_record("tcp");
-            draft.record.decided(&decision);
-            draft.record.failed("closed_early");
-            return;
-        }
+        Ok(Ok(Sniffed::Closed) | Err(_)) => return,
         Err(_elapsed) if raw => Protocol::Other,
-        Err(_elapsed) => return refuse(flow.begin_record("tcp"), stream, "silent").await,
+        Err(_elapsed) => return refuse(draft, stream, "silent").await,
     };
     match protocol {
-        Protocol::Tls => tls::serve(flow, stream, &rules, &decision).await,
+        Protocol::Tls => tls::serve(flow, stream, &rules, draft).await,
         Protocol::Http1 => {
-            let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1");
+            let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1", draft);
             http::serve_http1(flow, stream).await;
         }
-        Protocol::Other if raw => relay::relay(&flow, stream, &rules, &decision, "tcp").await,
+        Protocol::Other if raw => relay::relay(&flow, stream, &rules, draft).await,
         // HTTP/2 without TLS: no client needs it that could not use HTTP/1.1.
-        Protocol::Http2 | Protocol::Other => {
-            refuse(flow.begin_record("tcp"), stream, "unknown_protocol").await;
-        }
+        Protocol::Http2 | Protocol::Other => refuse(draft, stream, "unknown_protocol").await,
     }
 }
 
 /// Says no: in HTTP to a client that speaks HTTP, and with a reset to others.
 async fn serve_denied(flow: Arc<Flow>, mut stream: Rewound<TcpStream>, decision: &Decision) {
-    let sniffed = timeout(DENIED_SNIFF_TIMEOUT, stream.sniff()).await;
-    if let Ok(Ok(Sniffed::Protocol(Protocol::Http1))) = sniffed {
-        let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1");
-        return http::serve_http1_once(flow, stream).await;
-    }
     let mut draft = flow.begin_record("tcp");
     draft.record.decided(decision);
+    let sniffed = timeout(DENIED_SNIFF_TIMEOUT, stream.sniff()).await;
+    if let Ok(Ok(Sniffed::Protocol(Protocol::Http1))) = sniffed {
+        let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1", draft);
+        return http::serve_http1_once(flow, stream).await;
+    }
     draft.keep().await;
     stream.reset();
 }

@@ -16,14 +16,7 @@ mod request_body;
 mod response;
 mod websocket;
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -34,6 +27,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use answer::Stop;
@@ -62,16 +56,23 @@ pub(crate) struct HttpFlow {
     pub(crate) flow: Arc<Flow>,
     pub(crate) scheme: Scheme,
     pub(crate) proto: &'static str,
-    requests: AtomicU64,
+    /// The record of the connection, until a request has one of its own.
+    opening: Mutex<Option<Draft>>,
 }
 
 impl HttpFlow {
-    pub(crate) fn new(flow: Arc<Flow>, scheme: Scheme, proto: &'static str) -> Arc<Self> {
+    pub(crate) fn new(
+        flow: Arc<Flow>,
+        scheme: Scheme,
+        proto: &'static str,
+        mut opening: Draft,
+    ) -> Arc<Self> {
+        opening.record.proto = proto;
         Arc::new(Self {
             flow,
             scheme,
             proto,
-            requests: AtomicU64::new(0),
+            opening: Mutex::new(Some(opening)),
         })
     }
 
@@ -83,19 +84,18 @@ impl HttpFlow {
     async fn ended(&self, ended: Result<(), hyper::Error>) {
         let is_malformed = ended.as_ref().is_err_and(hyper::Error::is_parse);
         let is_timeout = ended.as_ref().is_err_and(hyper::Error::is_timeout);
-        let is_first = self.requests.load(Ordering::Relaxed) == 0;
-        if !is_malformed && !is_first {
-            return;
-        }
-        let mut draft = self.flow.begin_record(self.proto);
+        let opening = self.opening.lock().take();
+        let mut draft = match opening {
+            Some(draft) => draft,
+            None if is_malformed => self.flow.begin_record(self.proto),
+            None => return,
+        };
         if is_malformed {
             draft.record.refused("malformed_request");
             draft.keep().await;
         } else if is_timeout {
             draft.record.refused("head_timeout");
             draft.keep().await;
-        } else {
-            draft.record.failed("closed_early");
         }
     }
 }
@@ -164,7 +164,9 @@ async fn handle(
     flow: Arc<HttpFlow>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    flow.requests.fetch_add(1, Ordering::Relaxed);
+    if let Some(opening) = flow.opening.lock().take() {
+        opening.discard();
+    }
     let rules = flow.flow.sandbox.rules();
     let mut draft = flow.flow.begin_record(flow.proto);
     note_request(&mut draft, &rules, &request);

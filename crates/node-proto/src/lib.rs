@@ -1,6 +1,6 @@
-//! What the control plane and a node say to each other. The contract is
-//! `proto/node.proto`; this crate holds the code generated from it and the
-//! names both sides must agree on.
+//! What the control plane, a node and its egress proxy say to each other. The
+//! contracts are `proto/node.proto` and `proto/egress.proto`; this crate holds
+//! the code generated from them and the names both sides must agree on.
 
 pub mod handover;
 
@@ -18,4 +18,17 @@ pub const SANDBOX_METADATA_KEY: &str = "x-tombolo-sandbox";
 )]
 pub mod v1 {
     tonic::include_proto!("tombolo.node.v1");
+}
+
+/// Generated from `proto/egress.proto`.
+#[expect(
+    clippy::pedantic,
+    clippy::excessive_nesting,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod egress {
+    tonic::include_proto!("tombolo.egress.v1");
 }

@@ -140,6 +140,7 @@ impl Record {
         } else {
             Outcome::Deny
         };
+        self.err = None;
         self.rule = Some(decision.rule.to_string());
         self.reason = decision.reason.as_str();
     }
@@ -148,6 +149,7 @@ impl Record {
     pub(crate) fn refused(&mut self, code: &'static str) {
         self.decision = Outcome::Deny;
         self.reason = code;
+        self.err = None;
     }
 
     /// Notes that what was allowed failed.

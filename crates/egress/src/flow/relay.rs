@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use tokio::{io::copy_bidirectional, net::TcpStream};
-use tombolo_policy::Decision;
 
 use super::Flow;
 use crate::{
@@ -17,11 +16,9 @@ pub(super) async fn relay(
     flow: &Flow,
     mut stream: Rewound<TcpStream>,
     rules: &Rules,
-    decision: &Decision,
-    proto: &'static str,
+    mut draft: Draft,
 ) {
-    let mut draft = flow.begin_record(proto);
-    draft.record.decided(decision);
+    draft.record.decided(&flow.decide(rules));
     let dialler = flow.sandbox.pool.dialler();
     let mut dialled = match dialler.tcp(&rules.policy, &flow.place).await {
         Ok(dialled) => dialled,

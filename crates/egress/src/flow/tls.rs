@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
-use tombolo_policy::Decision;
 
 use super::{Flow, IsTerminated, refuse, relay::relay};
 use crate::{
+    audit::Draft,
     clock::unix_seconds,
     http::{self, HttpFlow},
     identity::Scheme,
@@ -30,37 +30,36 @@ pub(super) async fn serve(
     flow: Arc<Flow>,
     mut stream: Rewound<TcpStream>,
     rules: &Rules,
-    decision: &Decision,
+    mut draft: Draft,
 ) {
+    draft.record.proto = "tls";
     stream.keep();
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let Ok(Ok(start)) = timeout(HELLO_TIMEOUT, acceptor).await else {
         // What an alert can say was said.
-        let mut draft = flow.begin_record("tls");
         draft.record.refused("tls_hello");
         return draft.keep().await;
     };
     let named = start.client_hello().server_name().map(str::to_owned);
     let is_named = named.is_none_or(|name| flow.place.peer.is_named(&name));
     if !is_named {
-        return reject(&flow, start.io, "sni_mismatch").await;
+        return reject(draft, start.io, "sni_mismatch").await;
     }
     match flow.interception(rules) {
-        IsTerminated::Yes => terminate(flow, start).await,
+        IsTerminated::Yes => terminate(flow, start, draft).await,
         IsTerminated::No => {
             let mut stream = start.io;
             stream.rewind();
-            relay(&flow, stream, rules, decision, "tls-splice").await;
+            draft.record.proto = "tls-splice";
+            relay(&flow, stream, rules, draft).await;
         }
     }
 }
 
-async fn reject(flow: &Flow, mut stream: Rewound<TcpStream>, code: &'static str) {
-    let draft = flow.begin_record("tls");
+async fn reject(mut draft: Draft, mut stream: Rewound<TcpStream>, code: &'static str) {
     // The connection is reset next, so a failure changes nothing.
     let told = timeout(HELLO_TIMEOUT, stream.write_all(&UNRECOGNIZED_NAME)).await;
     if told.is_ok_and(|written| written.is_ok()) {
-        let mut draft = draft;
         draft.record.refused(code);
         draft.keep().await;
         // An orderly end: a reset could overtake the alert.
@@ -70,7 +69,11 @@ async fn reject(flow: &Flow, mut stream: Rewound<TcpStream>, code: &'static str)
     refuse(draft, stream, code).await;
 }
 
-async fn terminate(flow: Arc<Flow>, mut start: StartHandshake<Rewound<TcpStream>>) {
+async fn terminate(
+    flow: Arc<Flow>,
+    mut start: StartHandshake<Rewound<TcpStream>>,
+    mut draft: Draft,
+) {
     start.io.forget();
     let config = match flow
         .sandbox
@@ -80,7 +83,6 @@ async fn terminate(flow: Arc<Flow>, mut start: StartHandshake<Rewound<TcpStream>
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, "cannot make a certificate for a guest");
-            let mut draft = flow.begin_record("tls");
             draft.record.failed("certificate");
             return;
         }
@@ -89,36 +91,37 @@ async fn terminate(flow: Arc<Flow>, mut start: StartHandshake<Rewound<TcpStream>
         Ok(Ok(stream)) => stream,
         Ok(Err(_)) | Err(_) => {
             // Often a client that does not trust the sandbox's authority.
-            let mut draft = flow.begin_record("tls");
             draft.record.failed("tls_handshake");
             return;
         }
     };
-    serve_terminated(flow, stream).await;
+    serve_terminated(flow, stream, draft).await;
 }
 
 /// What is inside TLS must be HTTP (TLS-16).
-async fn serve_terminated(flow: Arc<Flow>, stream: TlsStream<Rewound<TcpStream>>) {
+async fn serve_terminated(
+    flow: Arc<Flow>,
+    stream: TlsStream<Rewound<TcpStream>>,
+    mut draft: Draft,
+) {
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        return http::serve_http2(HttpFlow::new(flow, Scheme::Https, "h2"), stream).await;
+        return http::serve_http2(HttpFlow::new(flow, Scheme::Https, "h2", draft), stream).await;
     }
     let mut stream = Rewound::new(stream);
     let sniffed = timeout(REQUEST_TIMEOUT, stream.sniff()).await;
     match sniffed {
         Ok(Ok(Sniffed::Protocol(Protocol::Http1))) => {
-            http::serve_http1(HttpFlow::new(flow, Scheme::Https, "http/1.1"), stream).await;
+            let flow = HttpFlow::new(flow, Scheme::Https, "http/1.1", draft);
+            http::serve_http1(flow, stream).await;
         }
         Ok(Ok(Sniffed::Protocol(Protocol::Http2))) => {
-            http::serve_http2(HttpFlow::new(flow, Scheme::Https, "h2"), stream).await;
+            let flow = HttpFlow::new(flow, Scheme::Https, "h2", draft);
+            http::serve_http2(flow, stream).await;
         }
         Ok(Ok(Sniffed::Protocol(_))) => {
-            let mut draft = flow.begin_record("tls");
             draft.record.refused("unknown_protocol");
             draft.keep().await;
         }
-        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {
-            let mut draft = flow.begin_record("tls");
-            draft.record.failed("closed_early");
-        }
+        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {}
     }
 }

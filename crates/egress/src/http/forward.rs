@@ -86,7 +86,7 @@ impl Exchange {
             Err(error) => {
                 self.note_body(&meter);
                 Err(match &error {
-                    SendError::Http(http) if http.is_user() => request_body::broken_body(&meter),
+                    SendError::Http(_) if meter.is_at_fault() => request_body::broken_body(&meter),
                     _ => error.into(),
                 })
             }

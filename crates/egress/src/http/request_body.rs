@@ -41,6 +41,8 @@ pub(super) struct Meter {
     pub(super) bytes: AtomicU64,
     /// More came than a rule allows.
     pub(super) is_over_limit: AtomicBool,
+    /// The guest broke off.
+    pub(super) is_broken: AtomicBool,
     pub(super) findings: Mutex<Findings>,
     /// Values found in the response.
     pub(super) scrubbed: AtomicU64,
@@ -227,10 +229,14 @@ impl Body for FromGuest {
         }
         let frame = match Pin::new(&mut this.rest).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Box::new(error)))),
+            Poll::Ready(Some(Err(error))) => {
+                this.meter.is_broken.store(true, Ordering::Relaxed);
+                return Poll::Ready(Some(Err(Box::new(error))));
+            }
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => {
                 ready!(this.patience.as_mut().poll(context));
+                this.meter.is_broken.store(true, Ordering::Relaxed);
                 return Poll::Ready(Some(Err(Box::new(GuestBodyError::Idle))));
             }
         };
@@ -371,6 +377,13 @@ impl Buffer {
         Refusal::BodyTooLarge {
             max_bytes: self.max_bytes,
         }
+    }
+}
+
+impl Meter {
+    /// Whether it is the guest's fault that a request was not sent whole.
+    pub(super) fn is_at_fault(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed) || self.is_over_limit.load(Ordering::Relaxed)
     }
 }
 

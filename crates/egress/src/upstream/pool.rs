@@ -123,7 +123,6 @@ impl SendError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Dial(error) => error.code(),
-            Self::Http(error) if error.is_user() => "request_body",
             Self::Http(_) => "upstream_http",
             Self::Target(_) => "request_target",
         }

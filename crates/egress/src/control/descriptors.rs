@@ -1,0 +1,133 @@
+//! Sockets that wait to be attached. A node hands them over on a connection of its own,
+//! because gRPC carries no descriptors ([`tombolo_node_proto::handover`]).
+
+use std::{collections::HashMap, io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tombolo_node_proto::handover::{self, ReceiveSocketsError, SlotSockets};
+
+/// Sandboxes whose sockets wait at a time.
+const WAITING_MAX: usize = 256;
+/// How long they wait.
+const WAITING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long is waited for sockets that are on their way.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long accepting rests after it failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Nodes that connect at a time; there is one.
+const BACKLOG: i32 = 4;
+
+/// The sockets that wait, by sandbox.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors {
+    waiting: Mutex<HashMap<String, (SlotSockets<OwnedFd>, Instant)>>,
+    arrived: Notify,
+}
+
+impl Descriptors {
+    /// The sockets of a sandbox, once. Waits for a moment, because they travel beside the
+    /// call that wants them.
+    pub(crate) async fn take(&self, sandbox: &str) -> Option<SlotSockets<OwnedFd>> {
+        let taken = async {
+            loop {
+                // Enlisted before looking, so that an arrival in between is not missed.
+                let arrived = self.arrived.notified();
+                tokio::pin!(arrived);
+                arrived.as_mut().enable();
+                if let Some((sockets, _)) = self.waiting.lock().remove(sandbox) {
+                    return sockets;
+                }
+                arrived.await;
+            }
+        };
+        timeout(ARRIVAL_TIMEOUT, taken).await.ok()
+    }
+
+    /// Takes what comes, for as long as it is polled. Only who may open the socket's file
+    /// can send anything. One node at a time: a new connection takes the place of the old.
+    pub(crate) async fn serve(self: Arc<Self>, listener: AsyncFd<OwnedFd>) {
+        let mut connection = None;
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener) => accepted,
+                () = self.receive_all(connection.as_ref()) => {
+                    connection = None;
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(accepted) => connection = Some(accepted),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept the node that brings sockets");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Receives until the connection ends; with none, never returns.
+    async fn receive_all(&self, connection: Option<&AsyncFd<OwnedFd>>) {
+        let Some(connection) = connection else {
+            return std::future::pending().await;
+        };
+        loop {
+            let mut ready = match connection.readable().await {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot wait for sockets");
+                    return;
+                }
+            };
+            match handover::receive(connection.get_ref()) {
+                Ok(Some(handover)) => self.keep(handover.sandbox.as_str(), handover.sockets),
+                Ok(None) => return,
+                Err(ReceiveSocketsError::WouldBlock) => ready.clear_ready(),
+                Err(error) => {
+                    tracing::warn!(%error, "sockets of a sandbox did not arrive whole");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn keep(&self, sandbox: &str, sockets: SlotSockets<OwnedFd>) {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|_, (_, since)| since.elapsed() < WAITING_TIMEOUT);
+        if waiting.len() >= WAITING_MAX {
+            tracing::warn!(sandbox, "too many sandboxes wait to be attached");
+            return;
+        }
+        waiting.insert(sandbox.to_owned(), (sockets, Instant::now()));
+        drop(waiting);
+        self.arrived.notify_waiters();
+    }
+}
+
+/// Listens for messages with descriptors (`SOCK_SEQPACKET`) at a path that is free.
+pub(crate) fn open(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, BACKLOG)?;
+    AsyncFd::new(socket)
+}
+
+async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
+    loop {
+        let mut ready = listener.readable().await?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match accept_with(listener.get_ref(), flags) {
+            Ok(connection) => return AsyncFd::new(connection),
+            Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
