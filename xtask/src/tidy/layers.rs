@@ -14,7 +14,7 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 22] = [
     ("ids", &[]),
     ("diag", &[]),
     ("proc", &[]),
@@ -50,6 +50,10 @@ const ALLOWED: [(&str, &[&str]); 21] = [
             "lifecycle",
             "node-proto",
         ],
+    ),
+    (
+        "egress",
+        &["diag", "ids", "node-proto", "policy", "secret", "substitute"],
     ),
     ("agent", &["diag", "guest-proto", "ids", "proc", "sys"]),
     (
