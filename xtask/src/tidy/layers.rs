@@ -27,7 +27,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("substitute", &["secret"]),
     ("policy", &[]),
     ("setup", &["ids", "proc", "sys"]),
-    ("host", &["guest-proto", "ids", "proc", "sys"]),
+    ("host", &["diag", "guest-proto", "ids", "proc", "sys"]),
     ("net", &["ids", "proc", "sys"]),
     (
         "server",
