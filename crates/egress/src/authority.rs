@@ -43,7 +43,7 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// An authority or a certificate of it could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
+pub(crate) enum AuthorityError {
     /// The certificate library refused.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
@@ -98,7 +98,7 @@ impl Authority {
         let issuer = Issuer::new(authority_params(sandbox, now), key);
         let der =
             rustls::pki_types::pem::PemObject::from_pem_slice(record.certificate_pem.as_bytes())
-                .map_err(|_: rustls::pki_types::pem::Error| {
+                .map_err(|_not_pem: rustls::pki_types::pem::Error| {
                     rcgen::Error::CouldNotParseCertificate
                 })?;
         Self::assemble(issuer, der, record.certificate_pem.clone())

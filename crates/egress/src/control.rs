@@ -213,6 +213,10 @@ fn stats((host, counts): (String, HostCounts)) -> HostStats {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is the last that is done with an error, in `map_err`"
+)]
 fn refuse(error: ChangeError) -> Status {
     let code = match &error {
         ChangeError::Exists => Code::AlreadyExists,

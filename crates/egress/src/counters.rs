@@ -87,20 +87,19 @@ impl Counters {
         let sandboxes = self.sandboxes.lock();
         let mut text = String::new();
         for (name, value) in METRICS {
-            text.push_str(&format!("# TYPE tombolo_egress_{name}_total counter\n"));
+            text.extend(["# TYPE tombolo_egress_", name, "_total counter\n"]);
             for (sandbox, hosts) in sandboxes.iter() {
                 for (host, counts) in hosts {
                     let labels = format!("sandbox=\"{sandbox}\",host=\"{host}\"");
                     let value = value(counts);
-                    text.push_str(&format!(
-                        "tombolo_egress_{name}_total{{{labels}}} {value}\n"
-                    ));
+                    let metric = format!("tombolo_egress_{name}_total{{{labels}}} {value}\n");
+                    text.push_str(&metric);
                 }
             }
         }
-        let dropped = self.dropped_records();
+        let dropped = self.dropped_records().to_string();
         text.push_str("# TYPE tombolo_egress_dropped_records_total counter\n");
-        text.push_str(&format!("tombolo_egress_dropped_records_total {dropped}\n"));
+        text.extend(["tombolo_egress_dropped_records_total ", &dropped, "\n"]);
         text
     }
 }

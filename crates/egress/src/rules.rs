@@ -40,7 +40,7 @@ pub(crate) struct Rules {
 
 /// A policy and secrets do not make rules.
 #[derive(Debug, thiserror::Error)]
-pub enum RulesError {
+pub(crate) enum RulesError {
     /// The policy is not valid.
     #[error("the policy is not valid: {0}")]
     Policy(#[from] PolicyError),

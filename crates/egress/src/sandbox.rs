@@ -74,7 +74,7 @@ pub(crate) struct Sandbox {
 
 /// A sandbox cannot be carried.
 #[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
+pub(crate) enum SandboxError {
     /// The TLS client refused its configuration.
     #[error("cannot configure TLS")]
     Tls(#[from] rustls::Error),

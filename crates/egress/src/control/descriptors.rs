@@ -5,10 +5,11 @@ use std::{collections::HashMap, io, os::fd::OwnedFd, path::Path, sync::Arc, time
 
 use parking_lot::Mutex;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 use tokio::{
-    io::unix::AsyncFd,
+    io::Interest,
+    net::{UnixListener, UnixStream},
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
@@ -17,7 +18,7 @@ use tombolo_node_proto::handover::{self, ReceiveSocketsError, SlotSockets};
 /// Sandboxes whose sockets wait at a time.
 const WAITING_MAX: usize = 256;
 /// How long they wait.
-const WAITING_TIMEOUT: Duration = Duration::from_secs(60);
+const WAITING_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long is waited for sockets that are on their way.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests after it failed.
@@ -53,18 +54,18 @@ impl Descriptors {
 
     /// Takes what comes, for as long as it is polled. Only who may open the socket's file
     /// can send anything. One node at a time: a new connection takes the place of the old.
-    pub(crate) async fn serve(self: Arc<Self>, listener: AsyncFd<OwnedFd>) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
         let mut connection = None;
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener) => accepted,
+                accepted = listener.accept() => accepted,
                 () = self.receive_all(connection.as_ref()) => {
                     connection = None;
                     continue;
                 }
             };
             match accepted {
-                Ok(accepted) => connection = Some(accepted),
+                Ok((accepted, _)) => connection = Some(accepted),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept the node that brings sockets");
                     sleep(ACCEPT_PAUSE).await;
@@ -74,22 +75,26 @@ impl Descriptors {
     }
 
     /// Receives until the connection ends; with none, never returns.
-    async fn receive_all(&self, connection: Option<&AsyncFd<OwnedFd>>) {
+    async fn receive_all(&self, connection: Option<&UnixStream>) {
         let Some(connection) = connection else {
             return std::future::pending().await;
         };
         loop {
-            let mut ready = match connection.readable().await {
-                Ok(ready) => ready,
+            let received =
+                connection.async_io(Interest::READABLE, || match handover::receive(connection) {
+                    Err(ReceiveSocketsError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+                    received => Ok(received),
+                });
+            let received = match received.await {
+                Ok(received) => received,
                 Err(error) => {
                     tracing::warn!(%error, "cannot wait for sockets");
                     return;
                 }
             };
-            match handover::receive(connection.get_ref()) {
+            match received {
                 Ok(Some(handover)) => self.keep(handover.sandbox.as_str(), handover.sockets),
                 Ok(None) => return,
-                Err(ReceiveSocketsError::WouldBlock) => ready.clear_ready(),
                 Err(error) => {
                     tracing::warn!(%error, "sockets of a sandbox did not arrive whole");
                     return;
@@ -111,23 +116,12 @@ impl Descriptors {
     }
 }
 
-/// Listens for messages with descriptors (`SOCK_SEQPACKET`) at a path that is free.
-pub(crate) fn open(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+/// Listens for messages with descriptors (`SOCK_SEQPACKET`) at a path that is free. Tokio's
+/// types wait and accept alike for all unix sockets; nothing is read or written by them.
+pub(crate) fn open(path: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, BACKLOG)?;
-    AsyncFd::new(socket)
-}
-
-async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
-    loop {
-        let mut ready = listener.readable().await?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match accept_with(listener.get_ref(), flags) {
-            Ok(connection) => return AsyncFd::new(connection),
-            Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+    UnixListener::from_std(socket.into())
 }

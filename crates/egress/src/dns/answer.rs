@@ -136,7 +136,7 @@ fn answer_query(
 /// The name as text, from its labels: a dot or another byte inside a label makes it none.
 fn host_name(name: &Name) -> Option<HostName> {
     let mut text = String::new();
-    for label in name.iter() {
+    for label in name {
         let label = std::str::from_utf8(label).ok()?;
         if label.contains('.') || !label.is_ascii() {
             return None;

@@ -87,13 +87,10 @@ async fn terminate(
             return;
         }
     };
-    let stream = match timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(_)) | Err(_) => {
-            // Often a client that does not trust the sandbox's authority.
-            draft.record.failed("tls_handshake");
-            return;
-        }
+    let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await else {
+        // Often a client that does not trust the sandbox's authority.
+        draft.record.failed("tls_handshake");
+        return;
     };
     serve_terminated(flow, stream, draft).await;
 }

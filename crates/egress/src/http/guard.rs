@@ -150,12 +150,12 @@ fn means(place: &Place, scheme: Scheme, text: &str) -> bool {
         return false;
     };
     let suffix = text.get(authority.host().len()..).unwrap_or_default();
-    let port = match suffix.strip_prefix(':') {
-        None if suffix.is_empty() => Some(scheme.default_port()),
-        None => None,
-        Some("") => Some(scheme.default_port()),
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
-        Some(_) => None,
+    let port = match suffix {
+        "" | ":" => Some(scheme.default_port()),
+        _ => suffix
+            .strip_prefix(':')
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|digits| digits.parse().ok()),
     };
     port == Some(place.port) && place.peer.is_named(authority.host())
 }

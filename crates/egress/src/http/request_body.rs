@@ -32,7 +32,7 @@ use super::{
 use crate::upstream::{BodyError, RequestBody};
 
 /// How long a guest may be silent in the middle of a body (NET-18).
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What is known of a body while it flows and when it has ended.
 #[derive(Debug, Default)]
@@ -94,8 +94,7 @@ pub(super) async fn prepare(
         return Ok(Prepared { body: raw });
     };
     let body = match plan {
-        BodyPlan::Untouched => raw,
-        BodyPlan::Literal => raw,
+        BodyPlan::Untouched | BodyPlan::Literal => raw,
         BodyPlan::SameLength => substituted(raw, substitution.body(kind), meter, length),
         BodyPlan::Stream { codings } => {
             headers.remove(header::CONTENT_LENGTH);

@@ -1,4 +1,4 @@
-//! WebSockets (RFC 6455): both handshakes are verified, and whole messages are relayed, so
+//! `WebSocket`s (RFC 6455): both handshakes are verified, and whole messages are relayed, so
 //! that nothing passes that is not a WebSocket (HTTP-14).
 //!
 //! Extensions are not offered to the host: compressed messages could not be searched. Pings
@@ -131,7 +131,7 @@ fn check_handshake<B>(response: &Response<B>, key: &HeaderValue) -> Result<(), S
     Err(Stop::upstream("upstream_websocket"))
 }
 
-/// Two joined WebSockets.
+/// Two joined ends.
 struct Tunnel {
     flow: Arc<HttpFlow>,
     rules: Arc<Rules>,
@@ -219,8 +219,8 @@ impl Tunnel {
         let (mut to_guest, from_guest) = guest.split();
         let (mut to_host, from_host) = host.split();
         let ended = tokio::select! {
-            ended = self.from_guest(from_guest, &mut to_host, sums) => ended,
-            ended = self.from_host(from_host, &mut to_guest, sums) => ended,
+            ended = self.pass_to_host(from_guest, &mut to_host, sums) => ended,
+            ended = self.pass_to_guest(from_host, &mut to_guest, sums) => ended,
         };
         if let Err(error) = &ended {
             let close = Message::Close(Some(close_frame(error)));
@@ -232,7 +232,7 @@ impl Tunnel {
         ended.err().map(|error| error.code())
     }
 
-    async fn from_guest(
+    async fn pass_to_host(
         &self,
         mut messages: impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
         host: &mut (impl Sink<Message, Error = tungstenite::Error> + Unpin),
@@ -255,7 +255,7 @@ impl Tunnel {
         Ok(())
     }
 
-    async fn from_host(
+    async fn pass_to_guest(
         &self,
         mut messages: impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
         guest: &mut (impl Sink<Message, Error = tungstenite::Error> + Unpin),

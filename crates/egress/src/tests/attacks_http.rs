@@ -343,7 +343,7 @@ async fn http_21_only_our_credential_goes_to_a_host_that_requires_it() {
         ),
     ] {
         let rig = Rig::new(policy(|document| {
-            document["secrets"]["KEY"]["require"] = json!(true)
+            document["secrets"]["KEY"]["require"] = json!(true);
         }))
         .await;
         let header = header.replace("{}", &rig.placeholder);

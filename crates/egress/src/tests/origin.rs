@@ -28,7 +28,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -97,12 +97,7 @@ impl Origin {
         let own = Arc::clone(&origin);
         tokio::spawn(async move {
             while let Ok((stream, _)) = tls.accept().await {
-                let (own, acceptor) = (Arc::clone(&own), acceptor.clone());
-                tokio::spawn(async move {
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        own.serve(stream).await;
-                    }
-                });
+                tokio::spawn(Arc::clone(&own).serve_tls(acceptor.clone(), stream));
             }
         });
         let own = Arc::clone(&origin);
@@ -130,6 +125,12 @@ impl Origin {
             .last()
             .cloned()
             .expect("nothing arrived")
+    }
+
+    async fn serve_tls(self: Arc<Self>, acceptor: TlsAcceptor, stream: TcpStream) {
+        if let Ok(stream) = acceptor.accept(stream).await {
+            self.serve(stream).await;
+        }
     }
 
     async fn serve<S>(self: Arc<Self>, stream: S)
@@ -180,12 +181,10 @@ impl Origin {
 fn echo(arrived: &Arrived) -> String {
     let mut text = arrived.line.clone();
     for (name, value) in &arrived.headers {
-        text.push_str(&format!(
-            "\n{name}: {}",
-            String::from_utf8_lossy(value.as_bytes())
-        ));
+        let value = String::from_utf8_lossy(value.as_bytes());
+        text.extend(["\n", name.as_str(), ": ", &value]);
     }
-    text.push_str(&format!("\n\n{}", String::from_utf8_lossy(&arrived.body)));
+    text.extend(["\n\n", &String::from_utf8_lossy(&arrived.body)]);
     text
 }
 
@@ -238,7 +237,7 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
 fn events() -> Body {
     let frames = futures_util::stream::unfold(0, async |number| {
         if number > 0 {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
         }
         let event = Bytes::from(format!("data: event {number} {CANARY}\n\n"));
         Some((Ok(Frame::data(event)), number + 1))

@@ -247,7 +247,8 @@ fn rules(
 /// G1: the canary in none of the forms in which it could be recognised.
 fn assert_absent(bytes: &[u8], what: &str) {
     use base64::Engine as _;
-    let hex: String = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let hex: Vec<String> = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex.concat();
     let percent: String = CANARY
         .bytes()
         .map(|byte| match byte {

@@ -149,7 +149,7 @@ async fn sub_15_grpc_streams_both_ways_with_trailers() {
 #[tokio::test]
 async fn sub_08_a_body_gets_the_value_and_its_length() {
     let rig = Rig::new(policy(|document| {
-        document["secrets"]["KEY"]["in"] = json!(["json"])
+        document["secrets"]["KEY"]["in"] = json!(["json"]);
     }))
     .await;
     let body = format!("{{\"key\":\"{}\"}}", rig.placeholder);
@@ -170,12 +170,12 @@ async fn sub_08_a_body_gets_the_value_and_its_length() {
 #[tokio::test]
 async fn sub_09_a_body_without_a_length_is_substituted_across_chunks() {
     let rig = Rig::new(policy(|document| {
-        document["secrets"]["KEY"]["in"] = json!(["text"])
+        document["secrets"]["KEY"]["in"] = json!(["text"]);
     }))
     .await;
     let mut request = "POST / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
     for byte in format!("<{}>", rig.placeholder).chars() {
-        request.push_str(&format!("1\r\n{byte}\r\n"));
+        request.extend(["1\r\n", &byte.to_string(), "\r\n"]);
     }
     request.push_str("0\r\n\r\n");
     let answer = rig.talk_tls(&request).await;
@@ -220,7 +220,7 @@ async fn websocket_messages_are_relayed_and_searched() {
     use futures_util::{SinkExt as _, StreamExt as _};
     use tokio_tungstenite::tungstenite::Message;
     let rig = Rig::new(policy(|document| {
-        document["secrets"]["KEY"]["in"] = json!(["websocket"])
+        document["secrets"]["KEY"]["in"] = json!(["websocket"]);
     }))
     .await;
     let stream = rig.connect_tls("good.test", &["http/1.1"]).await;

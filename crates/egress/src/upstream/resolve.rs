@@ -16,7 +16,7 @@ const ADDRESSES_MAX: usize = 16;
 /// Answers what addresses a name has.
 #[derive(Clone)]
 pub(crate) enum Resolver {
-    System(TokioResolver),
+    System(Box<TokioResolver>),
     #[cfg(test)]
     Table(Arc<parking_lot::Mutex<HashMap<String, Vec<IpAddr>>>>),
 }
@@ -34,7 +34,8 @@ pub(crate) struct ResolveError(#[source] Option<NetError>);
 impl Resolver {
     /// With `/etc/resolv.conf` and `/etc/hosts`.
     pub(crate) fn system() -> Result<Self, ResolverError> {
-        Ok(Self::System(TokioResolver::builder_tokio()?.build()?))
+        let resolver = TokioResolver::builder_tokio()?.build()?;
+        Ok(Self::System(Box::new(resolver)))
     }
 
     /// The addresses of a name, at least one, not yet filtered.

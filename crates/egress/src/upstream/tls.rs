@@ -1,7 +1,7 @@
 //! TLS to the hosts themselves. Certificates are verified for the name that the policy
 //! allowed, without exception (TLS-08).
 
-use std::{io, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -60,7 +60,7 @@ pub enum RootsError {
 pub(crate) enum Alpn {
     /// HTTP/2 preferred.
     Any,
-    /// For WebSockets.
+    /// For `WebSocket`s.
     Http1,
 }
 
@@ -156,7 +156,7 @@ impl UpstreamTls {
     ) -> Result<TlsStream<TcpStream>, TlsError> {
         let name = match peer {
             Peer::Name(name) => ServerName::try_from(name.as_str().to_owned())?,
-            Peer::Address(address) => ServerName::from(IpAddr::from(*address)),
+            Peer::Address(address) => ServerName::from(*address),
         };
         let config = match alpn {
             Alpn::Any => &self.any,

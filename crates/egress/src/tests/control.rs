@@ -1,0 +1,234 @@
+//! The process as a node and a control plane see it: sockets that are handed over, calls,
+//! and a restart in between.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tombolo_ids::{Region, SandboxId};
+use tombolo_node_proto::{
+    egress::{
+        AttachRequest, ExplainRequest, PublicKeyRequest, SandboxRef, Secret, SetPolicyRequest,
+        SetSecretsRequest, StatsRequest, egress_server::Egress as _,
+    },
+    handover::{self, SlotSockets},
+};
+use tombolo_policy::OperatorRules;
+use tombolo_secret::{Placeholder, SealingKey, SecretContext, SecretName, SecretValue};
+use tonic::{Code, Request};
+
+use super::rig::{CANARY, PATIENCE, policy};
+use crate::{
+    audit::Audit,
+    clock::Clock,
+    control::{Control, Descriptors, open_descriptors},
+    counters::Counters,
+    registry::Registry,
+    sandbox::Shared,
+    store::Store,
+    upstream::Resolver,
+};
+
+/// A process with its state in a directory.
+fn start(directory: &Path) -> Control {
+    let counters = Arc::new(Counters::default());
+    let (audit, lines) = Audit::new(Arc::clone(&counters), "t".to_owned());
+    // Nobody reads the records here; the queue must not be closed for that.
+    Box::leak(Box::new(lines));
+    let shared = Arc::new(Shared {
+        clock: Clock::start(),
+        audit,
+        counters,
+        operator: OperatorRules::closed(),
+        resolver: Resolver::Table(Arc::default()),
+        roots: Arc::new(rustls::RootCertStore::empty()),
+        flow_serial: AtomicU64::new(0),
+    });
+    let (store, key) = Store::open(directory).unwrap();
+    let descriptors = Arc::new(Descriptors::default());
+    let socket = directory.join("descriptors.sock");
+    std::fs::remove_file(&socket).ok();
+    let listener = open_descriptors(&socket).unwrap();
+    tokio::spawn(Arc::clone(&descriptors).serve(listener));
+    Control {
+        registry: Arc::new(Registry::new(shared, store, key)),
+        descriptors,
+    }
+}
+
+/// Hands sockets over as a node does.
+fn hand_over(directory: &Path, sandbox: &SandboxId) -> OwnedFd {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    let socket = socket.unwrap();
+    let address = SocketAddrUnix::new(directory.join("descriptors.sock")).unwrap();
+    connect(&socket, &address).unwrap();
+    let tcp4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let tcp6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let udp4 = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let udp6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let sockets = SlotSockets {
+        tcp4: tcp4.as_fd(),
+        tcp6: tcp6.as_fd(),
+        udp4: udp4.as_fd(),
+        udp6: udp6.as_fd(),
+    };
+    handover::send(&socket, sandbox, &sockets).unwrap();
+    socket
+}
+
+async fn attach(
+    control: &Control,
+    id: &SandboxId,
+    policy: Option<&Value>,
+    secrets: Vec<Secret>,
+) -> Result<String, tonic::Status> {
+    let request = AttachRequest {
+        sandbox_id: id.to_string(),
+        organisation: "o1".to_owned(),
+        labels: std::collections::HashMap::new(),
+        policy_json: policy.map(ToString::to_string).unwrap_or_default(),
+        secrets,
+    };
+    let attached = timeout(PATIENCE, control.attach(Request::new(request)))
+        .await
+        .unwrap();
+    attached.map(|reply| reply.into_inner().ca_certificate_pem)
+}
+
+async fn sealed(control: &Control, id: &SandboxId) -> Secret {
+    let key = control
+        .public_key(Request::new(PublicKeyRequest {}))
+        .await
+        .unwrap();
+    let key = SealingKey::from_bytes(&key.into_inner().key).unwrap();
+    let name = SecretName::parse("KEY").unwrap();
+    let context = SecretContext {
+        organisation: "o1",
+        sandbox: id.as_str(),
+        name: &name,
+    };
+    let value = SecretValue::new(CANARY.to_owned()).unwrap();
+    Secret {
+        name: name.to_string(),
+        placeholder: Placeholder::from_bytes([0xa7; 32]).to_string(),
+        sealed: key.seal(&value, &context).unwrap().into(),
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_lives_through_a_restart_with_its_authority_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let control = start(directory.path());
+    let node = hand_over(directory.path(), &id);
+    let secret = sealed(&control, &id).await;
+    let pem = attach(&control, &id, Some(&policy(|_| {})), vec![secret])
+        .await
+        .unwrap();
+    control.registry.close().await;
+    drop((control, node));
+
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    let again = attach(&control, &id, None, Vec::new()).await.unwrap();
+    assert_eq!(pem, again);
+    let rules = control.registry.find(id.as_str()).unwrap().rules();
+    assert!(!rules.secrets.is_empty());
+    let reference = SandboxRef {
+        sandbox_id: id.to_string(),
+    };
+    control
+        .detach(Request::new(reference.clone()))
+        .await
+        .unwrap();
+    control
+        .detach(Request::new(reference.clone()))
+        .await
+        .unwrap();
+    let gone = control
+        .ca_certificate(Request::new(reference))
+        .await
+        .unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+    let kept = std::fs::read_dir(directory.path().join("sandboxes"))
+        .unwrap()
+        .count();
+    assert_eq!(kept, 0);
+}
+
+#[tokio::test]
+async fn what_is_not_valid_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let [id, other] = [(); 2].map(|()| SandboxId::random(Region::DEFAULT).unwrap());
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    // A secret that was sealed for another sandbox.
+    let stolen = sealed(&control, &other).await;
+    let refused = attach(&control, &id, Some(&policy(|_| {})), vec![stolen])
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(!refused.message().contains(CANARY));
+    let _node = hand_over(directory.path(), &id);
+    let secret = sealed(&control, &id).await;
+    attach(&control, &id, Some(&policy(|_| {})), vec![secret])
+        .await
+        .unwrap();
+    for policy_json in [
+        "",
+        "{",
+        "{\"version\":9}",
+        "{\"version\":1,\"unknown\":1}",
+        "{\"version\":1,\"allow_net\":[\"*\"]}",
+    ] {
+        let request = SetPolicyRequest {
+            sandbox_id: id.to_string(),
+            policy_json: policy_json.to_owned(),
+        };
+        let refused = control.set_policy(Request::new(request)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{policy_json}");
+    }
+    let explain = ExplainRequest {
+        sandbox_id: id.to_string(),
+        method: "GET".to_owned(),
+        url: "https://good.test/x".to_owned(),
+    };
+    let explained = control
+        .explain(Request::new(explain))
+        .await
+        .unwrap()
+        .into_inner();
+    let explained: Value = serde_json::from_str(&explained.explanation_json).unwrap();
+    assert_eq!(explained["connect"]["verdict"], "allow");
+    assert_eq!(explained["secrets"], json!(["KEY"]));
+    // Left out is revoked, and stays known.
+    let request = SetSecretsRequest {
+        sandbox_id: id.to_string(),
+        secrets: Vec::new(),
+    };
+    control.set_secrets(Request::new(request)).await.unwrap();
+    let rules = control.registry.find(id.as_str()).unwrap().rules();
+    assert!(!rules.secrets.is_empty());
+    assert_eq!(rules.secret_generation, 2);
+    let stats = control
+        .stats(Request::new(StatsRequest::default()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        stats
+            .prometheus
+            .contains("tombolo_egress_dropped_records_total 0")
+    );
+}
