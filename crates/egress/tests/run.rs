@@ -1,5 +1,10 @@
 //! The whole process: it starts, answers to its user alone, and shares its state with nobody.
 
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is a module of its own"
+)]
+
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
@@ -21,7 +26,7 @@ async fn it_starts_hardened_and_once() {
     let directory = tempfile::tempdir().unwrap();
     let (ready, is_ready) = oneshot::channel();
     let process = tokio::spawn(run(config(directory.path()), move || {
-        ready.send(()).unwrap()
+        ready.send(()).unwrap();
     }));
     timeout(Duration::from_secs(10), is_ready)
         .await
