@@ -53,7 +53,14 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ),
     (
         "egress",
-        &["diag", "ids", "node-proto", "policy", "secret", "substitute"],
+        &[
+            "diag",
+            "ids",
+            "node-proto",
+            "policy",
+            "secret",
+            "substitute",
+        ],
     ),
     ("agent", &["diag", "guest-proto", "ids", "proc", "sys"]),
     (
