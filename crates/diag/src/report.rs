@@ -85,17 +85,8 @@ impl<'a> Report<'a> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.error)?;
-        let mut said = self.error.to_string();
-        let mut next = self.error.source();
-        for _ in 0..CAUSES_MAX {
-            let Some(cause) = next else { break };
-            let text = cause.to_string();
-            // Wrappers of other people's libraries often repeat their cause.
-            if text != said {
-                write!(f, "\n  caused by: {text}")?;
-            }
-            said = text;
-            next = cause.source();
+        for cause in causes(self.error) {
+            write!(f, "\n  caused by: {cause}")?;
         }
         for hint in &self.hints {
             write!(f, "\n  hint: {hint}")?;
@@ -107,20 +98,22 @@ impl fmt::Display for Report<'_> {
 /// An error and its causes in one line, for logs and for words that are kept.
 #[must_use]
 pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut line = said.clone();
-    let mut next = error.source();
-    for _ in 0..CAUSES_MAX {
-        let Some(cause) = next else { break };
-        let text = cause.to_string();
-        if text != said {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        said = text;
-        next = cause.source();
+    let mut line = error.to_string();
+    for cause in causes(error) {
+        line.push_str(": ");
+        line.push_str(&cause);
     }
     line
+}
+
+/// The words of an error's causes, the nearest first.
+fn causes(error: &(dyn Error + 'static)) -> impl Iterator<Item = String> {
+    let mut said = error.to_string();
+    std::iter::successors(error.source(), |&cause| cause.source())
+        .take(CAUSES_MAX)
+        .map(ToString::to_string)
+        // Wrappers of other people's libraries often repeat their cause.
+        .filter(move |text| std::mem::replace(&mut said, text.clone()) != *text)
 }
 
 #[cfg(test)]
