@@ -203,14 +203,7 @@ async fn list(
 ) -> Result<Response, ApiError> {
     let mut query = ListQuery::parse(&query.unwrap_or_default())
         .map_err(|error| ApiError::saying(ErrorCode::InvalidRequest, &error))?;
-    let page_query = PageQuery {
-        organisation: principal.organisation(),
-        labels: &query.labels,
-        states: &[],
-        stopped_since: stopped_since(app),
-        after: query.cursor.as_deref().map(parse_cursor).transpose()?,
-        limit: query.limit.unwrap_or(limit_default),
-    };
+    let page_query = page_query(app, principal, &query, &[], limit_default)?;
     let Page { records, next } = app.database.sandbox_page(&page_query).await?;
     let metas: Vec<SandboxMeta> = records.into_iter().map(meta).collect();
     let mut response = Json(metas).into_response();
@@ -221,14 +214,33 @@ async fn list(
     Ok(response)
 }
 
+/// What is asked of the database for one page of what `principal` may see.
+/// Without states, rows in any.
+pub(crate) fn page_query<'a>(
+    app: &App,
+    principal: &'a Principal,
+    query: &'a ListQuery,
+    states: &'a [StoredState],
+    limit_default: u32,
+) -> Result<PageQuery<'a>, ApiError> {
+    Ok(PageQuery {
+        organisation: principal.organisation(),
+        labels: &query.labels,
+        states,
+        stopped_since: stopped_since(app),
+        after: query.cursor.as_deref().map(parse_cursor).transpose()?,
+        limit: query.limit.unwrap_or(limit_default),
+    })
+}
+
 /// How far back ended sandboxes are shown.
-pub(crate) fn stopped_since(app: &App) -> UnixMillis {
+fn stopped_since(app: &App) -> UnixMillis {
     let retention = app.config.limits.stopped_retention;
     UnixMillis(0).plus(clock::now().since(UnixMillis(0).plus(retention)))
 }
 
 /// Where a page ended: the moment of creation and the id of its last row.
-pub(crate) fn parse_cursor(cursor: &str) -> Result<(UnixMillis, SandboxId), ApiError> {
+fn parse_cursor(cursor: &str) -> Result<(UnixMillis, SandboxId), ApiError> {
     cursor
         .split_once('.')
         .and_then(|(moment, id)| Some((UnixMillis(moment.parse().ok()?), id.parse().ok()?)))

@@ -15,11 +15,11 @@ use tombolo_lifecycle::Phase;
 
 use crate::app::App;
 use crate::auth::Principal;
-use crate::database::{Page, PageQuery, SandboxRecord, StoredState, UsageSample};
+use crate::database::{Page, SandboxRecord, StoredState, UsageSample};
 use crate::error::ApiError;
 use crate::openapi::{REFUSED, RowsParameters, SANDBOXES_TAG};
 use crate::sandbox::SandboxHandle;
-use crate::sandboxes::{PAGE_LEN_DEFAULT, cursor_of, link_header, parse_cursor, stopped_since};
+use crate::sandboxes::{PAGE_LEN_DEFAULT, cursor_of, link_header, page_query};
 
 /// Sandboxes measured at a time when fresh figures are asked for.
 const MEASURED_AT_ONCE: usize = 8;
@@ -54,14 +54,8 @@ pub(crate) async fn list_sandboxes(
 ) -> Result<Response, ApiError> {
     let query = RowsQuery::parse(&raw.unwrap_or_default())
         .map_err(|error| ApiError::saying(ErrorCode::InvalidRequest, &error))?;
-    let page_query = PageQuery {
-        organisation: principal.organisation(),
-        labels: &query.page.labels,
-        states: &stored_states(&query),
-        stopped_since: stopped_since(&app),
-        after: query.page.cursor.as_deref().map(parse_cursor).transpose()?,
-        limit: query.page.limit.unwrap_or(PAGE_LEN_DEFAULT),
-    };
+    let states = stored_states(&query);
+    let page_query = page_query(&app, &principal, &query.page, &states, PAGE_LEN_DEFAULT)?;
     let Page { records, next } = app.database.sandbox_page(&page_query).await?;
     let known = records
         .into_iter()
