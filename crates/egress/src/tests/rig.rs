@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use hyper::{body::Body, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -168,6 +170,22 @@ impl Rig {
         self.try_tls(name, name, self.tls_config(alpn))
             .await
             .unwrap()
+    }
+
+    /// Begins HTTP/2 over TLS with the address of a name.
+    pub(super) async fn connect_http2<B>(&self, name: &str) -> http2::SendRequest<B>
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + Unpin
+            + 'static,
+    {
+        let stream = TokioIo::new(self.connect_tls(name, &["h2"]).await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        sender
     }
 
     /// Connects to the address of one name and says another.

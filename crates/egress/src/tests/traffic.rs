@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -66,12 +66,7 @@ async fn ref_04_what_cannot_be_searched_is_not_passed_on() {
 #[tokio::test]
 async fn ref_07_an_event_is_not_held_back() {
     let rig = Rig::usual().await;
-    let stream = rig.connect_tls("good.test", &["h2"]).await;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-    tokio::spawn(connection);
+    let mut sender = rig.connect_http2("good.test").await;
     let request = Request::get("https://good.test/events")
         .body(Empty::<Bytes>::new())
         .unwrap();
@@ -95,12 +90,7 @@ async fn ref_07_an_event_is_not_held_back() {
 #[tokio::test]
 async fn sub_15_grpc_streams_both_ways_with_trailers() {
     let rig = Rig::usual().await;
-    let stream = rig.connect_tls("good.test", &["h2"]).await;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-    tokio::spawn(connection);
+    let mut sender = rig.connect_http2("good.test").await;
     let (send, receive) = tokio::sync::mpsc::channel::<Bytes>(1);
     let frames = futures_util::StreamExt::map(
         tokio_stream::wrappers::ReceiverStream::new(receive),
