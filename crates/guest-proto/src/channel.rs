@@ -32,8 +32,8 @@ const LENGTH_LEN: usize = 4;
 /// Name of the virtio-serial port, as seen in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "tombolo.agent";
 
-/// What a host opens a conversation with. An introduction that is too long is
-/// cut off by the agent, so it must not be.
+/// What a host opens a conversation with. With an introduction longer than
+/// [`INTRODUCTION_LEN_MAX`] it is none to the agent, and goes unanswered.
 #[must_use]
 pub fn opening(nonce: [u8; NONCE_LEN], introduction: &[u8]) -> Vec<u8> {
     let len = u32::try_from(introduction.len()).unwrap_or(u32::MAX);
