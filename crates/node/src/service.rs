@@ -77,6 +77,7 @@ impl<E: Engine> Node for NodeService<E> {
             isolation: self.sandboxes.engine.isolation().0.as_str().to_owned(),
             from_pool,
             memory_mib: handle.memory_mib(),
+            warnings: Vec::new(),
         }))
     }
 

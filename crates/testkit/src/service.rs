@@ -85,6 +85,7 @@ impl Node for NodeService {
             isolation: "emulated".to_owned(),
             from_pool: false,
             memory_mib,
+            warnings: Vec::new(),
         }))
     }
 

@@ -212,6 +212,7 @@ impl SandboxTask {
             disk_bytes: plan.disk.0,
             deadline_unix_millis: plan.lifetime.deadline.plus(BACKSTOP).0,
             env: plan.env.clone().into_iter().collect(),
+            network: None,
         };
         match self
             .answering_while(create_on_node(&app, &id, request))
