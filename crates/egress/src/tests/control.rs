@@ -55,7 +55,7 @@ fn start(directory: &Path) -> Control {
     let descriptors = Arc::new(Descriptors::default());
     let socket = directory.join("descriptors.sock");
     std::fs::remove_file(&socket).ok();
-    let listener = open_descriptors(&socket).unwrap();
+    let listener = tokio::net::UnixListener::from_std(open_descriptors(&socket).unwrap()).unwrap();
     tokio::spawn(Arc::clone(&descriptors).serve(listener));
     Control {
         registry: Arc::new(Registry::new(shared, store, key)),
