@@ -21,6 +21,6 @@ mod sandbox;
 mod sandboxes;
 mod service;
 
-pub use config::NodeConfig;
+pub use config::{EgressSockets, NodeConfig};
 pub use run::{NodeError, cold_boot, prepare, run};
 pub use tombolo_host::IsolationChoice;

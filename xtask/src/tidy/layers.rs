@@ -65,7 +65,9 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("agent", &["diag", "guest-proto", "ids", "proc", "sys"]),
     (
         "cli",
-        &["api", "diag", "ids", "node", "proc", "server", "setup"],
+        &[
+            "api", "diag", "egress", "ids", "node", "policy", "proc", "server", "setup",
+        ],
     ),
     (
         "testkit",
