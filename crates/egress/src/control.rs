@@ -12,9 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tombolo_diag::in_one_line;
 use tombolo_node_proto::egress::{
     AttachReply, AttachRequest, CaCertificateReply, ChangeSecretsRequest, DetachReply,
-    ExplainReply, ExplainRequest, HostStats, PublicKeyReply, PublicKeyRequest, SandboxRef, Secret,
-    SetPolicyRequest, SetReply, StatsReply, StatsRequest, TailReply, TailRequest,
-    egress_server::Egress,
+    ExplainReply, ExplainRequest, HostStats, PublicKeyReply, PublicKeyRequest, RetainReply,
+    RetainRequest, SandboxRef, Secret, SetPolicyRequest, SetReply, StatsReply, StatsRequest,
+    TailReply, TailRequest, egress_server::Egress,
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -89,6 +89,15 @@ impl Egress for Control {
         let counts = self.registry.detach(&id).await.map_err(refuse)?;
         let stats = counts.into_iter().map(stats).collect();
         Ok(Response::new(DetachReply { stats }))
+    }
+
+    async fn retain(
+        &self,
+        request: Request<RetainRequest>,
+    ) -> Result<Response<RetainReply>, Status> {
+        let living = request.into_inner().sandbox_ids.into_iter().collect();
+        let detached = self.registry.retain(&living).await.map_err(refuse)?;
+        Ok(Response::new(RetainReply { detached }))
     }
 
     async fn set_policy(

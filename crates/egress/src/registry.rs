@@ -1,7 +1,7 @@
 //! The sandboxes that are attached, and what may be done with each.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
     os::fd::OwnedFd,
@@ -204,6 +204,27 @@ impl Registry {
         let counts = self.shared.counters.of(id);
         self.shared.counters.forget(id);
         Ok(counts)
+    }
+
+    /// Ends and forgets every sandbox but these. Answers which.
+    pub(crate) async fn retain(
+        &self,
+        living: &HashSet<String>,
+    ) -> Result<Vec<String>, ChangeError> {
+        let attached = self
+            .attached
+            .lock()
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        let mut known: HashSet<String> = attached;
+        known.extend(self.store.ids()?);
+        let mut detached = Vec::new();
+        for id in known.difference(living) {
+            self.detach(id).await?;
+            detached.push(id.clone());
+        }
+        Ok(detached)
     }
 
     /// Replaces the policy of a sandbox.

@@ -12,6 +12,7 @@
 //! adopts them.
 
 mod config;
+mod egress;
 mod identity;
 mod image;
 mod passthrough;

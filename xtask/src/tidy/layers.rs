@@ -27,7 +27,10 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("substitute", &["secret"]),
     ("policy", &[]),
     ("setup", &["ids", "proc", "sys"]),
-    ("host", &["diag", "guest-proto", "ids", "proc", "sys"]),
+    (
+        "host",
+        &["diag", "guest-proto", "ids", "net", "proc", "sys"],
+    ),
     ("net", &["ids", "proc", "sys"]),
     (
         "server",
@@ -48,6 +51,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "host",
             "ids",
             "lifecycle",
+            "net",
             "node-proto",
         ],
     ),
