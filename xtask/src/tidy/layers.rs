@@ -20,7 +20,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("proc", &[]),
     ("secret", &[]),
     ("sys", &[]),
-    ("api", &["ids"]),
+    ("api", &["ids", "secret"]),
     ("guest-proto", &["ids"]),
     ("node-proto", &["ids"]),
     ("lifecycle", &["ids"]),
@@ -41,6 +41,8 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "ids",
             "lifecycle",
             "node-proto",
+            "policy",
+            "secret",
         ],
     ),
     (
@@ -75,7 +77,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ),
     (
         "testkit",
-        &["api", "guest-proto", "ids", "node-proto", "proc"],
+        &["api", "guest-proto", "ids", "node-proto", "proc", "secret"],
     ),
     ("e2e", &["api", "ids", "proc", "testkit"]),
     ("xtask", &["proc"]),
