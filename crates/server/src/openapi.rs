@@ -165,6 +165,6 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{method} {path}");
             }
         }
-        assert_eq!(names.len(), 13);
+        assert_eq!(names.len(), 23);
     }
 }

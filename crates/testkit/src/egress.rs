@@ -17,8 +17,9 @@ use tokio_stream::{Stream, StreamExt as _};
 use tombolo_node_proto::egress::egress_server::{Egress, EgressServer};
 use tombolo_node_proto::egress::{
     AttachReply, AttachRequest, CaCertificateReply, ChangeSecretsRequest, DetachReply,
-    ExplainReply, ExplainRequest, HostStats, PublicKeyReply, PublicKeyRequest, SandboxRef, Secret,
-    SetPolicyRequest, SetReply, StatsReply, StatsRequest, TailReply, TailRequest,
+    ExplainReply, ExplainRequest, HostStats, PublicKeyReply, PublicKeyRequest, RetainReply,
+    RetainRequest, SandboxRef, Secret, SetPolicyRequest, SetReply, StatsReply, StatsRequest,
+    TailReply, TailRequest,
 };
 use tombolo_node_proto::v1::SandboxNetwork;
 use tombolo_secret::{OpeningKey, SealedSecret, SecretContext, SecretName};
@@ -288,6 +289,10 @@ impl Egress for EgressService {
 
     async fn detach(&self, _: Request<SandboxRef>) -> Result<Response<DetachReply>, Status> {
         Err(Status::failed_precondition("detaching is the node's"))
+    }
+
+    async fn retain(&self, _: Request<RetainRequest>) -> Result<Response<RetainReply>, Status> {
+        Err(Status::failed_precondition("retaining is the node's"))
     }
 
     async fn set_policy(

@@ -263,14 +263,10 @@ async fn only_the_owner_and_the_admin_see_a_network() {
     assert!(shown.text.contains("tombolo_egress_"), "{shown:?}");
     let kind = shown.headers["content-type"].to_str().unwrap();
     assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
-    let explained = world.send(
-        Method::POST,
-        &path(&id, "explain"),
-        &world.token,
-        Some(json!({ "method": "PUT", "url": "https://a.com/" })),
-    );
     let expected = json!({ "method": "PUT", "url": "https://a.com/" });
-    assert_eq!(explained.await.json, expected);
+    let (to, body) = (path(&id, "explain"), Some(expected.clone()));
+    let explained = world.send(Method::POST, &to, &world.token, body).await;
+    assert_eq!(explained.json, expected);
     let sums = world.get(&path(&id, "stats")).await.json;
     assert_eq!(sums[0]["host"], "api.example.com");
     assert_eq!(sums[0]["denied"], 1);
