@@ -32,23 +32,16 @@ const RESCUE_LEN_MAX: usize = 2 * INTRODUCTION_LEN_MAX;
 #[derive(Debug)]
 pub(crate) struct Port {
     fd: Arc<OwnedFd>,
-    /// Wakes at edges of the port's readiness. The runtime's own registration
-    /// cannot serve here: it takes a hang-up for the last event of all.
-    edges: Readiness,
     rescued: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Port {
     /// `fd` must not block.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let edges = epoll::create(CreateFlags::CLOEXEC)?;
-        let interest = EventFlags::IN | EventFlags::HUP | EventFlags::ET;
-        epoll::add(&edges, &fd, EventData::new_u64(0), interest)?;
-        Ok(Self {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self {
             fd: Arc::new(fd),
-            edges: Readiness::new(edges)?,
             rescued: Arc::default(),
-        })
+        }
     }
 
     /// Waits for a host that opens a conversation, and answers it. `introduce`
@@ -96,15 +89,27 @@ impl Port {
         *self.rescued.lock() = Vec::new();
     }
 
+    /// Waits at edges of the port's readiness. The runtime's own registration
+    /// cannot serve here: it takes a hang-up for the last event of all.
+    ///
+    /// The second watcher must be gone before the conversation begins. Whoever
+    /// polls the port takes the next buffer off the driver's queue, and the
+    /// driver passes over an interrupt for a queue that is empty. Bytes that
+    /// come between the polls of two watchers are then told to the later one
+    /// alone, and the conversation would wait beside them for the next ones.
     async fn host_present(&self) -> io::Result<()> {
+        let edges = epoll::create(CreateFlags::CLOEXEC)?;
+        let interest = EventFlags::IN | EventFlags::HUP | EventFlags::ET;
+        epoll::add(&edges, &self.fd, EventData::new_u64(0), interest)?;
+        let edges = Readiness::new(edges)?;
         loop {
-            let mut ready = self.edges.readable().await?;
+            let mut ready = edges.readable().await?;
             if !hung_up(&*self.fd)? {
                 return Ok(());
             }
             let mut events = Vec::with_capacity(1);
             let now = Timespec::default();
-            epoll::wait(self.edges.fd(), spare_capacity(&mut events), Some(&now))?;
+            epoll::wait(edges.fd(), spare_capacity(&mut events), Some(&now))?;
             if events.is_empty() {
                 ready.clear_ready();
             }

@@ -213,7 +213,7 @@ async fn serve(agent: Arc<Agent>, listen: Option<PathBuf>) -> Result<(), RunErro
 }
 
 async fn serve_port(service: AgentService) -> Result<(), RunError> {
-    let port = Port::new(boot::open_port(PORT_NAME)?).map_err(cannot("watch the port"))?;
+    let port = Port::new(boot::open_port(PORT_NAME)?);
     loop {
         let accepted = port.accept(|introduction| service.introduce(introduction));
         let served = match accepted.await {

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
+use rustix::fs::fstat;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tombolo_guest_proto::channel::{NONCE_LEN, PREAMBLE_LEN, opening};
@@ -20,7 +21,7 @@ fn pair() -> (Port, UnixStream) {
     let (ours, theirs) = StdUnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let port = Port::new(OwnedFd::from(ours)).unwrap();
+    let port = Port::new(OwnedFd::from(ours));
     (port, UnixStream::from_std(theirs).unwrap())
 }
 
@@ -116,6 +117,33 @@ async fn a_conversation_that_ended_well_is_not_begun_again() {
     host.write_all(&preamble(3)).await.unwrap();
     accept(&port).await.unwrap();
     assert_eq!(read_exact(&mut host, ANSWER_LEN).await, answer(3, TAKEN));
+}
+
+/// How many watchers of this process have `port` in their sets.
+fn watchers(port: &Port) -> usize {
+    let inode = fstat(&port.fd).unwrap().st_ino;
+    let inode = format!("ino:{inode:x}");
+    let watches = |info: &String| {
+        let mut targets = info.lines().filter(|line| line.starts_with("tfd:"));
+        targets.any(|line| line.split_whitespace().any(|word| word == inode))
+    };
+    let descriptors = fs_err::read_dir("/proc/self/fdinfo").unwrap();
+    let descriptors = descriptors.map(|entry| fs_err::read_to_string(entry.unwrap().path()));
+    descriptors.filter_map(Result::ok).filter(watches).count()
+}
+
+/// With two, bytes can be told to one that does not read them.
+#[tokio::test]
+async fn a_conversation_is_the_only_watcher_of_the_port() {
+    let (port, mut host) = pair();
+    assert_eq!(watchers(&port), 0);
+    for nonce in [1, 2] {
+        host.write_all(&preamble(nonce)).await.unwrap();
+        let stream = accept(&port).await.unwrap();
+        assert_eq!(watchers(&port), 1);
+        drop(stream);
+        assert_eq!(watchers(&port), 0);
+    }
 }
 
 #[tokio::test]
