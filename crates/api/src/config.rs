@@ -117,14 +117,12 @@ impl CreateConfig {
         }
         let bytes = BASE64.decode(header).map_err(DecodeConfigError::Base64)?;
         let bytes = Zeroizing::new(bytes);
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::from_json(text),
-            // The JavaScript client encodes characters up to U+00FF as one byte.
-            Err(_) => {
-                let latin: String = bytes.iter().copied().map(char::from).collect();
-                Self::from_json(&Zeroizing::new(latin))
-            }
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            return Self::from_json(text);
         }
+        // The JavaScript client encodes characters up to U+00FF as one byte.
+        let latin: String = bytes.iter().copied().map(char::from).collect();
+        Self::from_json(&Zeroizing::new(latin))
     }
 
     fn from_json(text: &str) -> Result<Self, DecodeConfigError> {
