@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// The owner of the virtual machines; started by "tombolo up"
     #[command(hide = true)]
     Node,
+    /// The carrier of what sandboxes send out; started by "tombolo up"
+    #[command(hide = true)]
+    EgressProxy,
     /// Print a reference page
     #[command(hide = true)]
     Docs(DocsArgs),

@@ -35,6 +35,7 @@ pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
         Command::Completions(args) => completions::completions(&args).map(|()| OK),
         Command::Docs(args) => docs::docs(&args).map(|()| OK),
         Command::Server => children::server().map(|()| OK),
+        Command::EgressProxy => children::egress().map(|()| OK),
         Command::Node => children::node().map(|()| OK),
     }
 }

@@ -57,6 +57,7 @@ impl World {
             listen: "127.0.0.1:0".parse().unwrap(),
             base_url: None,
             node_socket: node.socket(),
+            egress_socket: None,
             database: node.directory().join("server.db"),
             admin_token: Some(TokenHash::of(ADMIN)),
             region: tombolo_ids::Region::DEFAULT,

@@ -18,8 +18,10 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tombolo_net::{SlotPool, TakeSlotError};
 use tombolo_sys::jail::SpawnError;
 
 /// Locked while a template is being made.
@@ -43,6 +45,9 @@ pub enum BuildTemplateError {
     /// A jail could not be started.
     #[error("cannot start a tool in its jail")]
     Jail(#[from] SpawnError),
+    /// There is no network for its VM.
+    #[error("cannot make a network for the VM of a template")]
+    Network(#[from] TakeSlotError),
     /// The VM could not be started.
     #[error("cannot start the VM of a template")]
     Start(#[from] StartVmError),
@@ -104,6 +109,7 @@ impl Template {
 pub(crate) struct Templates {
     pub(crate) dir: PathBuf,
     pub(crate) artefacts: Artefacts,
+    pub(crate) slots: Arc<SlotPool>,
     /// More are removed, the longest unused first.
     pub(crate) count_max: usize,
 }

@@ -22,4 +22,15 @@ pub struct NodeConfig {
     pub vcpu_count: u32,
     /// The most sandboxes at a time.
     pub sandbox_limit: usize,
+    /// The proxy that carries what sandboxes send out. Without one they have no network.
+    pub egress: Option<EgressSockets>,
+}
+
+/// Where the egress proxy of this machine answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressSockets {
+    /// Its gRPC service.
+    pub control: PathBuf,
+    /// Where it takes the sockets of network slots.
+    pub descriptors: PathBuf,
 }

@@ -2,6 +2,7 @@
 //! the usual size costs a hand-over and not a restore.
 
 use crate::identity;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tombolo_diag::in_one_line;
 use tombolo_guest_proto::agent_client;
 use tombolo_guest_proto::v1::{PersonalizeRequest, PrewarmRequest};
 use tombolo_host::{Engine, Isolation, LaunchError, Machine};
+use tombolo_net::TakeSlotError;
 
 /// How long the pool waits after a machine could not be made.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -45,6 +47,8 @@ pub(crate) struct Pool<E: Engine> {
 enum LaunchWaitingError {
     #[error("cannot make a machine")]
     Launch(#[from] LaunchError),
+    #[error("cannot make a network for a machine")]
+    Network(#[from] TakeSlotError),
     #[error("the host gives no random numbers")]
     Random(#[from] getrandom::Error),
 }
@@ -98,6 +102,11 @@ impl<E: Engine> Pool<E> {
         waiting
     }
 
+    /// Takes back a machine that nobody has used after all.
+    pub(crate) fn give_back(&self, machine: E::Machine) {
+        self.ready.lock().push_front(machine);
+    }
+
     /// To be held from before a machine is claimed until it is a sandbox.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         self.creates.send_modify(|count| *count += 1);
@@ -119,8 +128,10 @@ impl<E: Engine> Pool<E> {
             .await
             .ok();
         let _permit = self.starts.acquire().await;
-        let identity = || identity::new(WAITING_NAME, HashMap::new());
-        let machine = self.engine.launch(self.memory_mib, identity()?).await?;
+        let identity = || identity::new(WAITING_NAME, HashMap::new(), Bytes::new());
+        let network = self.engine.network().await?;
+        let launched = self.engine.launch(self.memory_mib, network, identity()?);
+        let machine = launched.await?;
         self.warm(&machine, identity()?).await;
         Ok(machine)
     }

@@ -1,6 +1,7 @@
 //! Starts a node, keeps it, and stops it in good order.
 
 use crate::config::NodeConfig;
+use crate::egress::EgressLink;
 use crate::image;
 use crate::passthrough::Passthrough;
 use crate::pool::Pool;
@@ -25,6 +26,9 @@ use tombolo_node_proto::v1::node_server::NodeServer;
 
 /// Templates kept on disk; each is about as large as what its guest touched.
 const TEMPLATE_COUNT_MAX: usize = 8;
+/// Networks that wait for machines, in the node of a busy host: each costs
+/// milliseconds to make and 0.3 MiB to keep.
+const SLOT_COUNT: usize = 4;
 /// Calls one connection may have under way: every process of a sandbox has a
 /// few that last as long as it does.
 const CONCURRENT_CALLS_MAX: u32 = 16_384;
@@ -58,7 +62,7 @@ pub enum NodeError {
     /// A file or the socket failed.
     #[error("cannot use the node's files")]
     Files(#[from] io::Error),
-    /// The socket could not be served.
+    /// The node's socket could not be served, or the egress proxy's is no path.
     #[error("cannot serve the node's socket")]
     Serve(#[from] tonic::transport::Error),
     /// A comparison boot failed.
@@ -96,7 +100,10 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
         config.pool_size,
         processors,
     );
-    let sandboxes = Arc::new(Sandboxes::new(engine, pool, config.sandbox_limit));
+    let egress = config.egress.clone().map(EgressLink::new).transpose()?;
+    let egress = egress.map(Arc::new);
+    let limit = config.sandbox_limit;
+    let sandboxes = Arc::new(Sandboxes::new(engine, pool, limit, egress.clone()));
     let adopted = sandboxes.adopt_all().await?;
     tracing::info!(adopted, "took over the sandboxes of an earlier run");
 
@@ -104,6 +111,15 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
     let keeper = {
         let (sandboxes, stop) = (Arc::clone(&sandboxes), stop.clone());
         tokio::spawn(async move { sandboxes.pool.keep_filled(stop).await })
+    };
+    let linked = {
+        let sandboxes = Arc::clone(&sandboxes);
+        async move {
+            match egress {
+                Some(egress) => egress.keep_linked(&*sandboxes).await,
+                None => std::future::pending().await,
+            }
+        }
     };
     let listener = listen(&config)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -118,6 +134,7 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
     ready();
     let result = tokio::select! {
         result = serve => result,
+        () = linked => Ok(()),
         () = stopped => Ok(()),
     };
     stop.cancel();
@@ -166,6 +183,7 @@ fn engine_config(config: &NodeConfig) -> Result<EngineConfig, NodeError> {
         vcpu_count: config.vcpu_count,
         default_memory_mib: config.default_memory_mib,
         template_count_max: TEMPLATE_COUNT_MAX,
+        slot_count: SLOT_COUNT,
     })
 }
 

@@ -15,8 +15,9 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::Member;
-use crate::body::BODY_LEN_MAX;
+use crate::body::{BODY_LEN_MAX, LONG_BODY_LEN_MAX};
 use crate::error::ApiError;
+use crate::native::{egress, records};
 use crate::openapi::Document;
 use crate::{native, sandboxes, trace, websocket};
 
@@ -40,10 +41,25 @@ pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sandboxes::list_v3))
         .routes(routes!(sandboxes::list_v2))
         .routes(routes!(native::list_sandboxes))
+        .merge(egress())
         .routes(routes!(native::list_tokens, native::create_token))
         .routes(routes!(native::revoke_token))
         .routes(routes!(native::info))
         .routes(routes!(native::health))
+}
+
+/// The network of sandboxes. Policies are longer than other bodies.
+fn egress() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(egress::get_policy, egress::replace_policy))
+        .routes(routes!(egress::replace_allow_net))
+        .routes(routes!(egress::list_secrets))
+        .routes(routes!(egress::put_secret, egress::revoke_secret))
+        .routes(routes!(egress::explain))
+        .routes(routes!(egress::stats))
+        .routes(routes!(records::records))
+        .routes(routes!(egress::metrics))
+        .layer(DefaultBodyLimit::max(LONG_BODY_LEN_MAX))
 }
 
 /// What the official clients know and this version does not do.

@@ -20,14 +20,17 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("proc", &[]),
     ("secret", &[]),
     ("sys", &[]),
-    ("api", &["ids"]),
+    ("api", &["ids", "secret"]),
     ("guest-proto", &["ids"]),
     ("node-proto", &["ids"]),
     ("lifecycle", &["ids"]),
     ("substitute", &["secret"]),
     ("policy", &[]),
     ("setup", &["ids", "proc", "sys"]),
-    ("host", &["diag", "guest-proto", "ids", "proc", "sys"]),
+    (
+        "host",
+        &["diag", "guest-proto", "ids", "net", "proc", "sys"],
+    ),
     ("net", &["ids", "proc", "sys"]),
     (
         "server",
@@ -38,6 +41,8 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "ids",
             "lifecycle",
             "node-proto",
+            "policy",
+            "secret",
         ],
     ),
     (
@@ -48,6 +53,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "host",
             "ids",
             "lifecycle",
+            "net",
             "node-proto",
         ],
     ),
@@ -65,11 +71,13 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("agent", &["diag", "guest-proto", "ids", "proc", "sys"]),
     (
         "cli",
-        &["api", "diag", "ids", "node", "proc", "server", "setup"],
+        &[
+            "api", "diag", "egress", "ids", "node", "policy", "proc", "server", "setup",
+        ],
     ),
     (
         "testkit",
-        &["api", "guest-proto", "ids", "node-proto", "proc"],
+        &["api", "guest-proto", "ids", "node-proto", "proc", "secret"],
     ),
     ("e2e", &["api", "ids", "proc", "testkit"]),
     ("xtask", &["proc"]),

@@ -17,6 +17,7 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(SocketAddr)) ->
         listen: launch.listen,
         base_url: None,
         node_socket: launch.node_socket,
+        egress_socket: Some(launch.egress_socket),
         database: launch.database,
         admin_token: Some(launch.admin_token_hash.parse()?),
         region: Region::DEFAULT,

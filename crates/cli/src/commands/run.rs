@@ -10,7 +10,7 @@ use crate::attach::{self, Mode, Signals};
 use crate::cli::RunArgs;
 use crate::client::process::{SpawnOptions, Stdin};
 use crate::client::{Connection, CreateConfig, RestClient};
-use crate::config::{Isolation, keys};
+use crate::config::{Given, Isolation, Value, keys};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::{local, output, up, wire};
@@ -40,8 +40,8 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Outcome<u8> {
 }
 
 fn parse_isolation(given: &str) -> Outcome<Isolation> {
-    match keys::ISOLATION.kind.parse(given) {
-        Ok(crate::config::Value::Isolation(isolation)) => Ok(isolation),
+    match keys::ISOLATION.kind.parse(&Given::Text(given.to_owned())) {
+        Ok(Value::Isolation(isolation)) => Ok(isolation),
         _ => Err(Failure::message(
             ExitCode::Usage,
             format!("--isolation cannot be \"{given}\""),

@@ -43,7 +43,7 @@ pub(crate) fn ensure_running(
     let settings = context.settings(&flags)?;
     context
         .state
-        .prepare(settings.run_as)
+        .prepare(&settings)
         .map_err(super::state_failure)?;
     // Here rather than in the background, where nobody would see it happen.
     drop(provision::provision(context, &settings)?);

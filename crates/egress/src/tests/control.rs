@@ -14,13 +14,14 @@ use tokio::time::timeout;
 use tombolo_ids::{Region, SandboxId};
 use tombolo_node_proto::{
     egress::{
-        AttachRequest, ExplainRequest, PublicKeyRequest, SandboxRef, Secret, SetPolicyRequest,
-        SetSecretsRequest, StatsRequest, egress_server::Egress as _,
+        AttachRequest, ChangeSecretsRequest, ExplainRequest, PublicKeyRequest, SandboxRef, Secret,
+        SetPolicyRequest, StatsRequest, egress_server::Egress as _,
     },
     handover::{self, SlotSockets},
 };
 use tombolo_policy::OperatorRules;
 use tombolo_secret::{Placeholder, SealingKey, SecretContext, SecretName, SecretValue};
+use tombolo_substitute::{Destination, Flow, Scheme, ScrubMode};
 use tonic::{Code, Request};
 
 use super::rig::{CANARY, PATIENCE, policy};
@@ -54,7 +55,7 @@ fn start(directory: &Path) -> Control {
     let descriptors = Arc::new(Descriptors::default());
     let socket = directory.join("descriptors.sock");
     std::fs::remove_file(&socket).ok();
-    let listener = open_descriptors(&socket).unwrap();
+    let listener = tokio::net::UnixListener::from_std(open_descriptors(&socket).unwrap()).unwrap();
     tokio::spawn(Arc::clone(&descriptors).serve(listener));
     Control {
         registry: Arc::new(Registry::new(shared, store, key)),
@@ -107,12 +108,16 @@ async fn attach(
 }
 
 async fn sealed(control: &Control, id: &SandboxId) -> Secret {
+    sealed_as(control, id, "KEY", [0xa7; 32]).await
+}
+
+async fn sealed_as(control: &Control, id: &SandboxId, name: &str, random: [u8; 32]) -> Secret {
     let key = control
         .public_key(Request::new(PublicKeyRequest {}))
         .await
         .unwrap();
     let key = SealingKey::from_bytes(&key.into_inner().key).unwrap();
-    let name = SecretName::parse("KEY").unwrap();
+    let name = SecretName::parse(name).unwrap();
     let context = SecretContext {
         organisation: "o1",
         sandbox: id.as_str(),
@@ -121,7 +126,7 @@ async fn sealed(control: &Control, id: &SandboxId) -> Secret {
     let value = SecretValue::new(CANARY.to_owned()).unwrap();
     Secret {
         name: name.to_string(),
-        placeholder: Placeholder::from_bytes([0xa7; 32]).to_string(),
+        placeholder: Placeholder::from_bytes(random).to_string(),
         sealed: key.seal(&value, &context).unwrap().into(),
     }
 }
@@ -212,15 +217,6 @@ async fn what_is_not_valid_changes_nothing() {
     let explained: Value = serde_json::from_str(&explained.explanation_json).unwrap();
     assert_eq!(explained["connect"]["verdict"], "allow");
     assert_eq!(explained["secrets"], json!(["KEY"]));
-    // Left out is revoked, and stays known.
-    let request = SetSecretsRequest {
-        sandbox_id: id.to_string(),
-        secrets: Vec::new(),
-    };
-    control.set_secrets(Request::new(request)).await.unwrap();
-    let rules = control.registry.find(id.as_str()).unwrap().rules();
-    assert!(!rules.secrets.is_empty());
-    assert_eq!(rules.secret_generation, 2);
     let stats = control
         .stats(Request::new(StatsRequest::default()))
         .await
@@ -231,4 +227,62 @@ async fn what_is_not_valid_changes_nothing() {
             .prometheus
             .contains("tombolo_egress_dropped_records_total 0")
     );
+}
+
+#[tokio::test]
+async fn secrets_are_given_and_revoked_one_by_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    let secret = sealed(&control, &id).await;
+    attach(&control, &id, Some(&policy(|_| {})), vec![secret])
+        .await
+        .unwrap();
+    let both = policy(|document| {
+        document["secrets"]["OTHER"] = json!({ "hosts": ["good.test"] });
+    });
+    // What is given and what is revoked, whether a policy comes along, and whether any secret
+    // can be used afterwards. Each step is on top of the one before.
+    let steps: [(&[&str], &[&str], bool, bool); 5] = [
+        (&["OTHER"], &["KEY"], true, true),
+        (&[], &["OTHER", "UNKNOWN"], false, false),
+        (&["KEY"], &[], false, true),
+        (&["KEY"], &["KEY"], false, true),
+        (&[], &["KEY"], false, false),
+    ];
+    for (step, (given, revoked, with_policy, is_usable)) in steps.into_iter().enumerate() {
+        let mut secrets = Vec::new();
+        for name in given {
+            let random = [name.len().try_into().unwrap(); 32];
+            secrets.push(sealed_as(&control, &id, name, random).await);
+        }
+        let request = ChangeSecretsRequest {
+            sandbox_id: id.to_string(),
+            given: secrets,
+            revoked: revoked.iter().map(ToString::to_string).collect(),
+            policy_json: if with_policy {
+                both.to_string()
+            } else {
+                String::new()
+            },
+        };
+        control.change_secrets(Request::new(request)).await.unwrap();
+        let rules = control.registry.find(id.as_str()).unwrap().rules();
+        assert_eq!(rules.secret_generation, 2 + step as u64, "{step}");
+        let eligibility = rules.eligibility(&Destination {
+            host: "good.test",
+            port: 443,
+            scheme: Scheme::Https,
+            flow: Flow::Terminated,
+        });
+        assert_eq!(!eligibility.is_empty(), is_usable, "{step}");
+        // A revoked secret stays known: responses are searched for it.
+        let sandbox = control.registry.find(id.as_str()).unwrap();
+        let scrubbed = sandbox.scrub(&rules, ScrubMode::Placeholder, CANARY.as_bytes());
+        assert!(scrubbed.is_some(), "{step}");
+    }
+    let unknown = ChangeSecretsRequest::default();
+    let refused = control.change_secrets(Request::new(unknown)).await;
+    assert_eq!(refused.unwrap_err().code(), Code::NotFound);
 }
