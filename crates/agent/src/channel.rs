@@ -102,11 +102,8 @@ impl Port {
         let interest = EventFlags::IN | EventFlags::HUP | EventFlags::ET;
         epoll::add(&edges, &self.fd, EventData::new_u64(0), interest)?;
         let edges = Readiness::new(edges)?;
-        loop {
+        while hung_up(&*self.fd)? {
             let mut ready = edges.readable().await?;
-            if !hung_up(&*self.fd)? {
-                return Ok(());
-            }
             let mut events = Vec::with_capacity(1);
             let now = Timespec::default();
             epoll::wait(edges.fd(), spare_capacity(&mut events), Some(&now))?;
@@ -114,6 +111,7 @@ impl Port {
                 ready.clear_ready();
             }
         }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! A pair of sockets stands in for the port: it hangs up as the port does, only
 //! for good.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
@@ -119,17 +120,25 @@ async fn a_conversation_that_ended_well_is_not_begun_again() {
     assert_eq!(read_exact(&mut host, ANSWER_LEN).await, answer(3, TAKEN));
 }
 
-/// How many watchers of this process have `port` in their sets.
+/// How many event queues of this process have `port` in their sets.
 fn watchers(port: &Port) -> usize {
     let inode = fstat(&port.fd).unwrap().st_ino;
     let inode = format!("ino:{inode:x}");
-    let watches = |info: &String| {
-        let mut targets = info.lines().filter(|line| line.starts_with("tfd:"));
-        targets.any(|line| line.split_whitespace().any(|word| word == inode))
-    };
     let descriptors = fs_err::read_dir("/proc/self/fdinfo").unwrap();
     let descriptors = descriptors.map(|entry| fs_err::read_to_string(entry.unwrap().path()));
-    descriptors.filter_map(Result::ok).filter(watches).count()
+    // Descriptors of one queue show the same set.
+    let mut sets = BTreeSet::new();
+    for info in descriptors.filter_map(Result::ok) {
+        let targets = info.lines().filter(|line| line.starts_with("tfd:"));
+        let set: Vec<String> = targets.map(str::to_owned).collect();
+        if set
+            .iter()
+            .any(|target| target.split(' ').any(|word| word == inode))
+        {
+            sets.insert(set);
+        }
+    }
+    sets.len()
 }
 
 /// With two, bytes can be told to one that does not read them.
