@@ -59,6 +59,7 @@ fn sniff_http1(bytes: &[u8]) -> Option<Protocol> {
 mod tests {
     use super::*;
 
+    /// TLS-15: first bytes decide.
     #[test]
     fn tls_15_first_bytes_decide() {
         for (bytes, expected) in [

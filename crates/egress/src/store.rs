@@ -303,6 +303,7 @@ mod tests {
         }
     }
 
+    /// LEAK-08: what is kept is encrypted and survives a restart.
     #[test]
     fn leak_08_what_is_kept_is_encrypted_and_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();

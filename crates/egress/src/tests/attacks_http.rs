@@ -212,6 +212,7 @@ const fn case(
     }
 }
 
+/// HTTP-01, HTTP-02, HTTP-03, HTTP-08, HTTP-09, HTTP-10, HTTP-11, HTTP-12, HTTP-13, HTTP-14, HTTP-15: one request each.
 #[tokio::test]
 async fn http_requests_that_two_may_read_differently() {
     for case in &CASES {
@@ -239,6 +240,7 @@ async fn http_requests_that_two_may_read_differently() {
     }
 }
 
+/// HTTP-07: of two lengths one is left and nothing is smuggled.
 #[tokio::test]
 async fn http_07_of_two_lengths_one_is_left_and_nothing_is_smuggled() {
     let rig = Rig::usual().await;
@@ -249,6 +251,7 @@ async fn http_07_of_two_lengths_one_is_left_and_nothing_is_smuggled() {
     rig.finish(1).await;
 }
 
+/// HTTP-12: what the guest expects the host does not hear.
 #[tokio::test]
 async fn http_12_what_the_guest_expects_the_host_does_not_hear() {
     let rig = Rig::usual().await;
@@ -260,6 +263,7 @@ async fn http_12_what_the_guest_expects_the_host_does_not_hear() {
     rig.finish(1).await;
 }
 
+/// HTTP-12: pipelined requests are decided one by one.
 #[tokio::test]
 async fn http_12_pipelined_requests_are_decided_one_by_one() {
     let rules = json!({"rules": [{"id": "read", "host": "good.test", "method": "GET"}]});
@@ -284,6 +288,7 @@ async fn http_12_pipelined_requests_are_decided_one_by_one() {
     );
 }
 
+/// HTTP-16: the path that was decided about is the one that is sent.
 #[tokio::test]
 async fn http_16_the_path_that_was_decided_about_is_the_one_that_is_sent() {
     for (sent, expected) in [
@@ -313,6 +318,7 @@ async fn http_16_the_path_that_was_decided_about_is_the_one_that_is_sent() {
     }
 }
 
+/// HTTP-18: connection cannot take a secret out.
 #[tokio::test]
 async fn http_18_connection_cannot_take_a_secret_out() {
     let rig = Rig::usual().await;
@@ -326,6 +332,7 @@ async fn http_18_connection_cannot_take_a_secret_out() {
     rig.finish(1).await;
 }
 
+/// HTTP-21: only our credential goes to a host that requires it.
 #[tokio::test]
 async fn http_21_only_our_credential_goes_to_a_host_that_requires_it() {
     for (header, expected, code) in [
@@ -359,6 +366,7 @@ async fn http_21_only_our_credential_goes_to_a_host_that_requires_it() {
     }
 }
 
+/// REF-09: no part of a response is asked for where a secret is known.
 #[tokio::test]
 async fn ref_09_no_part_of_a_response_is_asked_for_where_a_secret_is_known() {
     let rig = Rig::usual().await;
@@ -370,6 +378,7 @@ async fn ref_09_no_part_of_a_response_is_asked_for_where_a_secret_is_known() {
     rig.finish(1).await;
 }
 
+/// SUB-23: a revoked secret is refused at once.
 #[tokio::test]
 async fn sub_23_a_revoked_secret_is_refused_at_once() {
     let rig = Rig::usual().await;
@@ -386,6 +395,7 @@ async fn sub_23_a_revoked_secret_is_refused_at_once() {
     rig.finish(1).await;
 }
 
+/// SUB-24: a guess is only text.
 #[tokio::test]
 async fn sub_24_a_guess_is_only_text() {
     let rig = Rig::usual().await;
@@ -401,6 +411,7 @@ async fn sub_24_a_guess_is_only_text() {
     assert_eq!(records[0]["ineligible"][0]["reason"], "foreign_placeholder");
 }
 
+/// REF-14: an answer of ours repeats nothing.
 #[tokio::test]
 async fn ref_14_an_answer_of_ours_repeats_nothing() {
     let rules = json!({"rules": [{"id": "read", "host": "good.test", "action": "deny", "method": "DELETE", "guidance": "Only reading."}]});

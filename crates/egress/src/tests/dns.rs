@@ -50,6 +50,7 @@ async fn ask(rig: &Rig, question: &Message) -> Message {
     Message::from_vec(&answer).unwrap()
 }
 
+/// DNS-01, DNS-02, DNS-08: only addresses of permitted names are told.
 #[tokio::test]
 async fn dns_01_02_08_only_addresses_of_permitted_names_are_told() {
     use RecordType as Type;
@@ -104,6 +105,7 @@ async fn dns_the_address_leads_to_the_name() {
     rig.finish(1).await;
 }
 
+/// DNS-02: other operations and classes end here.
 #[tokio::test]
 async fn dns_02_other_operations_and_classes_end_here() {
     let mut update = question("good.test.", RecordType::A);
@@ -133,6 +135,7 @@ async fn dns_02_other_operations_and_classes_end_here() {
     }
 }
 
+/// DNS-10: malformed questions get an error and options nothing.
 #[tokio::test]
 async fn dns_10_malformed_questions_get_an_error_and_options_nothing() {
     let header = [0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -158,6 +161,7 @@ async fn dns_10_malformed_questions_get_an_error_and_options_nothing() {
     rig.finish(1).await;
 }
 
+/// DNS-03: by TCP the answers are the same.
 #[tokio::test]
 async fn dns_03_by_tcp_the_answers_are_the_same() {
     let rig = Rig::usual().await;
@@ -184,6 +188,7 @@ async fn dns_03_by_tcp_the_answers_are_the_same() {
     rig.finish(2).await;
 }
 
+/// DNS-06, DNS-07: what a name leads to is filtered before it is dialled.
 #[tokio::test]
 async fn dns_06_07_what_a_name_leads_to_is_filtered_before_it_is_dialled() {
     for (addresses, code) in [

@@ -82,6 +82,7 @@ fn full(now: Duration) -> VipTable {
     table
 }
 
+/// DNS-12: a full table refuses until a name is old.
 #[test]
 fn dns_12_a_full_table_refuses_until_a_name_is_old() {
     let mut table = full(seconds(0));
@@ -100,6 +101,7 @@ fn dns_12_a_full_table_refuses_until_a_name_is_old() {
     assert_ne!(old, new);
 }
 
+/// DNS-12: an address with a flow keeps its name.
 #[test]
 fn dns_12_an_address_with_a_flow_keeps_its_name() {
     let mut table = full(seconds(0));
@@ -129,6 +131,7 @@ fn dns_12_an_address_with_a_flow_keeps_its_name() {
     table.assign(&name(99_999), None, later).expect("addresses");
 }
 
+/// DNS-12: every address busy refuses.
 #[test]
 fn dns_12_every_address_busy_refuses() {
     let mut table = full(seconds(0));
@@ -145,6 +148,7 @@ fn dns_12_every_address_busy_refuses() {
     );
 }
 
+/// DNS-09: new names below a wildcard are counted.
 #[test]
 fn dns_09_new_names_below_a_wildcard_are_counted() {
     let mut table = table();
