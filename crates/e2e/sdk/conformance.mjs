@@ -249,9 +249,10 @@ row("process.stdout", async () => {
   assert.ok((await child.status).success);
 });
 row("process.stdout cancelled", async () => {
-  const child = await sb.spawn("seq", { args: ["100000"], stdout: "piped" });
+  // Without end: only a closed pipe stops it.
+  const child = await sb.spawn("yes", { stdout: "piped" });
   await child.stdout.cancel(new Error("enough"));
-  await child.status;
+  assert.equal((await child.status).signal, "SIGPIPE");
 });
 row("process.stderr", async () => {
   const child = await shell("echo x >&2", { stderr: "piped" });

@@ -360,6 +360,7 @@ agent_service! {
         prewarm(PrewarmRequest) -> guest::Empty;
         configure_network(ConfigureNetworkRequest) -> guest::Empty;
         usage(Empty) -> guest::UsageReply;
+        close_output(CloseOutputRequest) -> guest::Empty;
         resize_pty(ResizePtyRequest) -> guest::Empty;
         list_processes(Empty) -> guest::ListProcessesReply;
         read_dir(PathRequest) -> Self::ReadDirStream;
