@@ -14,7 +14,7 @@ mod tls;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
-use tombolo_policy::{Decision, HostName, Interception, Transport};
+use tombolo_policy::{Decision, HostName, Transport};
 
 use crate::{
     audit::Draft,
@@ -123,61 +123,6 @@ impl Flow {
     pub(crate) fn begin_record(&self, proto: &'static str) -> Draft {
         self.sandbox.begin_record(&self.facts, proto)
     }
-
-    /// Whether TLS here ends in this process.
-    fn interception(&self, rules: &Rules) -> IsTerminated {
-        let is_terminated = match &self.place.peer {
-            Peer::Name(name) => matches!(
-                rules.policy.intercept().decide(name, self.place.port),
-                Interception::Terminate(_)
-            ),
-            // No secret is for an address, but rules may be.
-            Peer::Address(_) => self.has_rules(rules),
-        };
-        if is_terminated {
-            IsTerminated::Yes
-        } else {
-            IsTerminated::No
-        }
-    }
-
-    fn has_rules(&self, rules: &Rules) -> bool {
-        let requests = rules.policy.requests();
-        requests.applies_to(self.place.peer.target(), self.place.port)
-    }
-
-    /// Whether bytes that are neither TLS nor HTTP may pass: where nothing is enforced but
-    /// the destination itself, or where the allow list names the port besides the host and
-    /// it is not a port of the web. Whoever writes `db.example.com:5432` means that.
-    fn may_pass_raw(&self, rules: &Rules) -> bool {
-        if self.interception(rules) == IsTerminated::No {
-            return true;
-        }
-        let has_secrets = match &self.place.peer {
-            Peer::Name(name) => rules
-                .policy
-                .secrets_for(name, self.place.port)
-                .next()
-                .is_some(),
-            Peer::Address(_) => false,
-        };
-        let entries = rules.policy.network().entries().unwrap_or_default();
-        let names_port = entries.iter().any(|entry| {
-            let is_host = match &self.place.peer {
-                Peer::Name(name) => entry.host().matches_name(name),
-                Peer::Address(address) => entry.host().matches_address(*address),
-            };
-            is_host && entry.port() == Some(self.place.port)
-        });
-        let is_web = matches!(self.place.port, 80 | 443);
-        names_port && !is_web && !has_secrets && !self.has_rules(rules)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IsTerminated {
-    Yes,
-    No,
 }
 
 async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
@@ -186,7 +131,7 @@ async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
     let mut draft = flow.begin_record("tcp");
     draft.record.decided(&flow.decide(&rules));
     draft.record.failed("closed_early");
-    let raw = flow.may_pass_raw(&rules);
+    let raw = rules.may_pass_raw(&flow.place);
     let patience = if raw {
         SERVER_FIRST_AFTER
     } else {

@@ -3,6 +3,7 @@
 //! of a secret came to the guest or into a record, and that every attempt has one record.
 
 mod attacks_http;
+mod changes;
 mod control;
 mod dns;
 mod origin;

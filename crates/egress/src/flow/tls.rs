@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
-use super::{Flow, IsTerminated, refuse, relay::relay};
+use super::{Flow, refuse, relay::relay};
 use crate::{
     audit::Draft,
     clock::unix_seconds,
@@ -45,15 +45,13 @@ pub(super) async fn serve(
     if !is_named {
         return reject(draft, start.io, "sni_mismatch").await;
     }
-    match flow.interception(rules) {
-        IsTerminated::Yes => terminate(flow, start, draft).await,
-        IsTerminated::No => {
-            let mut stream = start.io;
-            stream.rewind();
-            draft.record.proto = "tls-splice";
-            relay(&flow, stream, rules, draft).await;
-        }
+    if rules.terminates(&flow.place) {
+        return terminate(flow, start, draft).await;
     }
+    let mut stream = start.io;
+    stream.rewind();
+    draft.record.proto = "tls-splice";
+    relay(&flow, stream, rules, draft).await;
 }
 
 async fn reject(mut draft: Draft, mut stream: Rewound<TcpStream>, code: &'static str) {

@@ -67,6 +67,15 @@ impl Stop {
         }
     }
 
+    /// The rules changed while the request was under way.
+    pub(super) fn no_longer_allowed(code: &'static str) -> Self {
+        Self::refused(
+            StatusCode::FORBIDDEN,
+            code,
+            "What holds for this sandbox changed while the request was under way.",
+        )
+    }
+
     /// Substitution or scrubbing cannot be done.
     pub(super) fn secret(refusal: &Refusal) -> Self {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_GATEWAY);

@@ -39,7 +39,7 @@ async fn sub_01_ref_01_a_header_gets_the_value_and_an_echo_the_placeholder() {
 /// REF-02, REF-03, REF-06, REF-17: in headers, compressed, binary and in single bytes.
 #[tokio::test]
 async fn ref_every_way_back_is_searched() {
-    for path in ["/header", "/gzip", "/binary", "/sliced"] {
+    for path in ["/header", "/coded/gzip", "/binary", "/sliced"] {
         let rig = Rig::usual().await;
         let header = format!(
             "Authorization: Bearer {}\r\nAccept-Encoding: gzip\r\n",
