@@ -59,9 +59,11 @@ async fn a_sandbox_reaches_nothing_of_the_host() {
         let port = world.url().rsplit(':').next().context("a port")?;
         for address in ["127.0.0.1", "10.0.2.2", "169.254.169.254", "192.168.0.1"] {
             // The proxy takes every connection before it knows where to, and
-            // resets it: what counts is whether anybody answers.
-            let ask =
-                format!("exec 3<>/dev/tcp/{address}/{port} && echo GET / >&3 && read -r line <&3");
+            // resets it: what counts is whether anybody answers. To HTTP it
+            // would say why not.
+            let ask = format!(
+                "exec 3<>/dev/tcp/{address}/{port} && echo SSH-2.0-x >&3 && read -r line <&3"
+            );
             let output = world
                 .shell(&id, &format!("timeout 5 bash -c '{ask}'"))
                 .await?;
