@@ -29,6 +29,7 @@ mod serve;
 mod tests;
 mod token;
 mod trace;
+mod unread;
 mod websocket;
 
 pub use config::{Limits, ServerConfig};
