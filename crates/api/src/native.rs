@@ -11,8 +11,8 @@ use tombolo_ids::{DiskBytes, MemoryMib, OrganisationSlug, SandboxId, TokenId, Un
 use utoipa::ToSchema;
 
 pub use egress::{
-    AllowNet, EGRESS_METRICS_PATH, EGRESS_RECORDS_PATH, ExplainRequest, GivenSecret, HostSums,
-    PolicyChange, PutSecret, SecretChange, SecretRow,
+    AllowNet, EGRESS_METRICS_PATH, EGRESS_RECORDS_PATH, ExplainHeader, ExplainRequest, GivenSecret,
+    HostSums, PolicyChange, PutSecret, SecretChange, SecretRow,
 };
 
 /// Where tokens are created, listed and (with `/{id}`) revoked. Admin only.

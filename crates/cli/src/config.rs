@@ -258,7 +258,7 @@ fn given(
 /// Variables that look like ours and are not; most likely misspelt.
 pub(crate) fn unknown_variables(environment: &Environment) -> Vec<String> {
     environment
-        .names("TOMBOLO_")
+        .names(keys::PREFIX)
         .filter(|name| {
             let is_key = KEYS.iter().any(|key| key.variable == *name);
             let is_other = keys::OTHER_VARIABLES.iter().any(|(other, _)| other == name);

@@ -13,6 +13,7 @@ mod context;
 mod environment;
 mod failure;
 mod local;
+mod network;
 mod output;
 mod privileges;
 mod provision;

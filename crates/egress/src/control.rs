@@ -137,7 +137,7 @@ impl Egress for Control {
     ) -> Result<Response<ExplainReply>, Status> {
         let request = request.into_inner();
         let sandbox = self.registry.find(&request.sandbox_id).map_err(refuse)?;
-        let explanation = explain::explain(&sandbox, &request.method, &request.url)
+        let explanation = explain::explain(&sandbox, &request)
             .map_err(|error| Status::invalid_argument(in_one_line(&error)))?;
         let explanation_json = explanation.to_string();
         Ok(Response::new(ExplainReply { explanation_json }))

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tombolo_ids::SandboxId;
 use tombolo_node_proto::egress::egress_client::EgressClient;
 use tombolo_node_proto::egress::{
-    ChangeSecretsRequest, ExplainRequest, HostStats, PublicKeyRequest, Secret, SetPolicyRequest,
-    SetReply, StatsReply, StatsRequest, TailReply, TailRequest,
+    ChangeSecretsRequest, ExplainHeader, ExplainRequest, HostStats, PublicKeyRequest, Secret,
+    SetPolicyRequest, SetReply, StatsReply, StatsRequest, TailReply, TailRequest,
 };
 use tombolo_secret::{ParseKeyError, SealError, SealingKey};
 use tonic::transport::{Channel, Endpoint};
@@ -125,14 +125,19 @@ impl EgressLink {
     pub(crate) async fn explain(
         &self,
         id: &SandboxId,
-        method: &str,
-        url: &str,
+        asked: &tombolo_api::native::ExplainRequest,
     ) -> Result<String, CallError> {
         let call = || {
+            let headers = asked.headers.iter().map(|header| ExplainHeader {
+                name: header.name.clone(),
+                value: header.value.clone(),
+            });
             let request = ExplainRequest {
                 sandbox_id: id.to_string(),
-                method: method.to_owned(),
-                url: url.to_owned(),
+                method: asked.method.clone(),
+                url: asked.url.clone(),
+                headers: headers.collect(),
+                body: asked.body.clone().map(Into::into),
             };
             let mut client = self.client();
             async move { client.explain(request).await }

@@ -72,7 +72,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     (
         "cli",
         &[
-            "api", "diag", "egress", "ids", "node", "policy", "proc", "server", "setup",
+            "api", "diag", "egress", "ids", "node", "policy", "proc", "secret", "server", "setup",
         ],
     ),
     (

@@ -122,6 +122,22 @@ pub struct ExplainRequest {
     pub method: String,
     /// The whole address: `https://host/path`.
     pub url: String,
+    /// The request's headers, for rules that look at them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<ExplainHeader>,
+    /// The request's body, for rules that look into it. Left out: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+}
+
+/// A header of a request to be judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainHeader {
+    /// Its name, in any case.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// What happened between a sandbox and one host.

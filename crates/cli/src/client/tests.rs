@@ -17,9 +17,7 @@ use serde_json::{Value, json};
 use super::files::WalkError;
 use super::process::{SpawnError, SpawnOptions, Stdin};
 use super::stream::{SendError, StreamError};
-use super::{
-    CallError, ConnectError, Connection, CreateConfig, Endpoint, RequestError, RestClient,
-};
+use super::{CallError, ConnectError, Connection, Endpoint, NewSandbox, RequestError, RestClient};
 use super::{Token, USER_AGENT};
 use tombolo_api::query::RowsQuery;
 
@@ -125,11 +123,11 @@ async fn the_handshake_names_the_client_the_token_and_the_configuration() {
     };
     let router = Router::new().route("/api/v3/sandboxes/create", get(create));
     let endpoint = listen(router).await;
-    let config = CreateConfig {
+    let config = NewSandbox {
         memory_mb: Some(2048),
         timeout: Some("60s".to_owned()),
         labels: [("k".to_owned(), "v".to_owned())].into(),
-        ..CreateConfig::default()
+        ..NewSandbox::default()
     };
     let connection = Connection::create(&endpoint, &Token::new("ddo_t"), &config)
         .await
@@ -158,7 +156,7 @@ async fn a_refused_handshake_is_told_in_the_servers_words() {
     }
     let endpoint = listen(Router::new().fallback(any(refuse))).await;
     let token = Token::new("ddo_t");
-    let error = Connection::create(&endpoint, &token, &CreateConfig::default())
+    let error = Connection::create(&endpoint, &token, &NewSandbox::default())
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "too many (LIMIT_EXCEEDED, trace t1)");

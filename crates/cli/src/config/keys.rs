@@ -279,6 +279,8 @@ pub(crate) const KEYS: &[&Key] = &[
     &EGRESS_AUDIT_FILES,
 ];
 
+/// What all our variables begin with.
+pub(crate) const PREFIX: &str = "TOMBOLO_";
 /// The directory that holds everything Tombolo keeps.
 pub(crate) const STATE_DIR_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// The default of [`STATE_DIR_VARIABLE`].

@@ -21,6 +21,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How much of its log to show when it fails.
 const LOG_LINES: usize = 12;
 
+/// Variables that the server and what it starts may need, besides our own.
+const PASSED_ON: [&str; 5] = [
+    "HOME",
+    "TMPDIR",
+    "RUST_BACKTRACE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
 /// The server of the state directory, started if there is none.
 pub(crate) fn ensure_running(
     context: &Context,
@@ -63,6 +72,12 @@ fn name(isolation: Isolation) -> &'static str {
     }
 }
 
+/// What says which other server this command would talk to is not for the one
+/// that is started instead.
+fn is_for_server(name: &&str) -> bool {
+    ![keys::ENDPOINT_VARIABLE, keys::TOKEN_VARIABLE].contains(name)
+}
+
 /// A server that was started, and where in the log its own words begin.
 struct Started {
     process: Detached,
@@ -79,7 +94,15 @@ fn start(context: &Context, settings: &Settings, flags: &Flags) -> Outcome<Start
         .open(&log_path)?;
     let log_start = log.metadata()?.len();
     let mut command = Command::new(this_program()?)
-        .inherit_env()
+        // Not the person's whole environment: there may be secrets in it, and
+        // the server outlives this command.
+        .pass_env(
+            context
+                .environment
+                .names(keys::PREFIX)
+                .filter(is_for_server),
+        )
+        .pass_env(PASSED_ON)
         .arg("up")
         .arg("--ephemeral")
         .arg("--state-dir")

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use http::{Uri, uri::InvalidUri};
 use serde_json::{Value, json};
-use tombolo_policy::{HostName, HostNameError, Lookup, RequestHead, Transport};
+use tombolo_node_proto::egress::ExplainRequest;
+use tombolo_policy::{Body, HostName, HostNameError, Lookup, RequestHead, Transport};
 
 use crate::{
     identity::{Peer, Place},
@@ -37,8 +38,8 @@ enum Kind {
 }
 
 /// Explains connection, interception, secrets and rules.
-pub(super) fn explain(sandbox: &Sandbox, method: &str, url: &str) -> Result<Value, ExplainError> {
-    let uri: Uri = url.parse()?;
+pub(super) fn explain(sandbox: &Sandbox, asked: &ExplainRequest) -> Result<Value, ExplainError> {
+    let uri: Uri = asked.url.parse()?;
     let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
         return Err(ExplainError::Relative);
     };
@@ -65,7 +66,7 @@ pub(super) fn explain(sandbox: &Sandbox, method: &str, url: &str) -> Result<Valu
         .map(|binding| binding.name.as_str())
         .collect();
     let request =
-        (kind != Kind::Tcp).then(|| explain_request(sandbox, &rules, &place, method, &uri));
+        (kind != Kind::Tcp).then(|| explain_request(sandbox, &rules, &place, asked, &uri));
     Ok(json!({
         "name": name.map(HostName::as_str),
         "address": match &place.peer {
@@ -103,20 +104,31 @@ fn explain_request(
     sandbox: &Sandbox,
     rules: &Rules,
     place: &Place,
-    method: &str,
+    asked: &ExplainRequest,
     uri: &Uri,
 ) -> Value {
+    let headers: Vec<(&str, &[u8])> = asked
+        .headers
+        .iter()
+        .map(|header| (header.name.as_str(), header.value.as_bytes()))
+        .collect();
+    let body = asked.body.as_deref().unwrap_or_default();
     let head = RequestHead {
         target: place.peer.target(),
         port: place.port,
-        method,
+        method: &asked.method,
         path: uri.path(),
         query: uri.query(),
-        headers: &[],
-        has_body: false,
-        content_length: Some(0),
+        headers: &headers,
+        has_body: !body.is_empty(),
+        content_length: Some(body.len() as u64),
     };
     let now = sandbox.shared.clock.now();
     let requests = rules.policy.requests();
-    json!(sandbox.with_limits(|limits| requests.explain(&head, None, limits, now)))
+    json!(sandbox.with_limits(|limits| requests.explain(
+        &head,
+        Some(Body::Complete(body)),
+        limits,
+        now
+    )))
 }

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tombolo_ids::{Region, SandboxId};
 use tombolo_node_proto::{
     egress::{
-        AttachRequest, ChangeSecretsRequest, ExplainRequest, PublicKeyRequest, SandboxRef, Secret,
-        SetPolicyRequest, StatsRequest, egress_server::Egress as _,
+        AttachRequest, ChangeSecretsRequest, ExplainHeader, ExplainRequest, PublicKeyRequest,
+        SandboxRef, Secret, SetPolicyRequest, StatsRequest, egress_server::Egress as _,
     },
     handover::{self, SlotSockets},
 };
@@ -208,6 +208,7 @@ async fn what_is_not_valid_changes_nothing() {
         sandbox_id: id.to_string(),
         method: "GET".to_owned(),
         url: "https://good.test/x".to_owned(),
+        ..ExplainRequest::default()
     };
     let explained = control
         .explain(Request::new(explain))
@@ -227,6 +228,51 @@ async fn what_is_not_valid_changes_nothing() {
             .prometheus
             .contains("tombolo_egress_dropped_records_total 0")
     );
+}
+
+#[tokio::test]
+async fn headers_and_the_body_are_part_of_what_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    let document = policy(|document| {
+        document["net"] = json!({ "rules": [{
+            "id": "small", "host": "good.test", "method": "POST",
+            "headers": { "X-Team": "a" }, "json": { "/model": { "equals": "small" } },
+        }] });
+    });
+    let secret = sealed(&control, &id).await;
+    attach(&control, &id, Some(&document), vec![secret])
+        .await
+        .unwrap();
+    let json_type = ("content-type", "application/json");
+    let team = ("x-team", "a");
+    let small = Some(r#"{"model": "small"}"#);
+    let cases: [(&[(&str, &str)], Option<&str>, &str); 5] = [
+        (&[json_type, team], small, "allow"),
+        (&[json_type, team], Some(r#"{"model": "large"}"#), "deny"),
+        (&[json_type], small, "deny"),
+        (&[team], small, "deny"),
+        (&[json_type, team], None, "deny"),
+    ];
+    for (headers, body, verdict) in cases {
+        let headers = headers.iter().map(|(name, value)| ExplainHeader {
+            name: (*name).to_owned(),
+            value: (*value).to_owned(),
+        });
+        let explain = ExplainRequest {
+            sandbox_id: id.to_string(),
+            method: "POST".to_owned(),
+            url: "https://good.test/x".to_owned(),
+            headers: headers.collect(),
+            body: body.map(|text| text.to_owned().into()),
+        };
+        let explained = control.explain(Request::new(explain)).await.unwrap();
+        let explained: Value =
+            serde_json::from_str(&explained.into_inner().explanation_json).unwrap();
+        assert_eq!(explained["request"]["verdict"], verdict, "{explained}");
+    }
 }
 
 #[tokio::test]

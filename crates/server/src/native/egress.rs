@@ -214,11 +214,11 @@ pub(crate) async fn explain(
     State(app): State<Arc<App>>,
     principal: Principal,
     Path(id): Path<String>,
-    JsonBody(ExplainRequest { method, url }): JsonBody<ExplainRequest>,
+    JsonBody(asked): JsonBody<ExplainRequest>,
 ) -> Result<Response, ApiError> {
     let handle = find_seen(&app, &principal, &id).await?;
     let (egress, _) = network::current(&app, &handle).await?;
-    let explained = egress.explain(handle.id(), &method, &url).await;
+    let explained = egress.explain(handle.id(), &asked).await;
     let explained = explained.map_err(EgressError::from)?;
     // Passed on as it is, once it is known to be JSON.
     let explained: Box<RawValue> = serde_json::from_str(&explained).map_err(ApiError::internal)?;
