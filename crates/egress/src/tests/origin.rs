@@ -381,7 +381,7 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
             .body(whole(Vec::new())),
         "/large" => response
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            .body(whole(large())),
+            .body(Full::new(large()).boxed_unsync()),
         path if path.starts_with("/escaped/") => {
             let form = path.trim_start_matches("/escaped/");
             response.body(whole(escaped(form).into_bytes()))
@@ -452,16 +452,20 @@ fn grpc(body: Incoming) -> Response<Body> {
         .unwrap()
 }
 
-/// Some megabytes that no value is in, and that no two places of look alike.
-pub(super) fn large() -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut step = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        state.to_be_bytes()
+/// Four mebibytes that no value is in, and of which no two places look alike.
+pub(super) fn large() -> Bytes {
+    static LARGE: OnceLock<Bytes> = OnceLock::new();
+    let make = || {
+        let mut state = 1_u64;
+        let step = |_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_be_bytes()
+        };
+        (0..1 << 19).flat_map(step).collect()
     };
-    (0..2 << 20).flat_map(|_| step()).collect()
+    LARGE.get_or_init(make).clone()
 }
 
 /// The secret as a service might write it.
