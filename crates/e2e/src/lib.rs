@@ -55,7 +55,10 @@ pub struct Options {
     /// Machines that wait for the next sandbox.
     pub pool_size: usize,
     /// Flags of `tombolo up`.
-    pub flags: Vec<&'static str>,
+    pub flags: Vec<String>,
+    /// A process whose network and mounts the server has too, instead of
+    /// those of the test.
+    pub beside: Option<u32>,
     /// The size in MiB of a file system for the state directory alone; it is
     /// in memory and ends with the last process that uses it.
     pub room_mib: Option<u32>,
@@ -66,6 +69,7 @@ impl Default for Options {
         Self {
             pool_size: POOL_SIZE,
             flags: Vec::new(),
+            beside: None,
             room_mib: None,
         }
     }
@@ -173,6 +177,11 @@ impl World {
         &self.announcement.url
     }
 
+    /// A token for it.
+    pub fn token(&self) -> &str {
+        &self.announcement.token
+    }
+
     /// The state directory of this server alone, as the test can look into it.
     pub fn state(&self) -> &Path {
         &self.state
@@ -189,10 +198,9 @@ impl World {
 
     /// A command of the program under test, on this server.
     pub fn tombolo<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
-        let command = if self.options.room_mib.is_some() {
-            let namespace = format!("--mount=/proc/{}/ns/mnt", self.pid);
-            let enter = Command::new("nsenter").args([&namespace, "--"]);
-            enter.arg(&self.binary)
+        let options = &self.options;
+        let command = if options.room_mib.is_some() || options.beside.is_some() {
+            enter(self.pid.unsigned_abs(), &self.binary)
         } else {
             Command::new(&self.binary)
         };
@@ -258,6 +266,9 @@ impl Options {
     /// The program under test, started where its state directory has the room
     /// it is to have.
     fn starter(&self, binary: &Path, state: &Path) -> Command {
+        if let Some(pid) = self.beside {
+            return enter(pid, binary);
+        }
         let Some(room_mib) = self.room_mib else {
             return Command::new(binary);
         };
@@ -274,6 +285,16 @@ impl Options {
             .arg(room_mib.to_string())
             .arg(binary)
     }
+}
+
+/// A program, started with the network and the mounts of a process.
+fn enter(pid: u32, program: &Path) -> Command {
+    let [network, mounts] = ["net", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
+    Command::new("nsenter")
+        .arg(format!("--net={network}"))
+        .arg(format!("--mount={mounts}"))
+        .arg("--")
+        .arg(program)
 }
 
 fn variable(name: &str) -> anyhow::Result<std::ffi::OsString> {

@@ -14,7 +14,7 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 22] = [
+const ALLOWED: [(&str, &[&str]); 23] = [
     ("ids", &[]),
     ("diag", &[]),
     ("proc", &[]),
@@ -80,6 +80,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
         &["api", "guest-proto", "ids", "node-proto", "proc", "secret"],
     ),
     ("e2e", &["api", "ids", "proc", "testkit"]),
+    ("attacks", &["api", "e2e", "proc", "testkit"]),
     ("xtask", &["proc"]),
 ];
 
@@ -128,7 +129,7 @@ const UNREACHABLE: [(&str, &[&str], &str); 8] = [
 ];
 
 /// Crates that only tests may depend on.
-const TESTS_ONLY: [(&str, &[&str]); 1] = [("testkit", &["e2e"])];
+const TESTS_ONLY: [(&str, &[&str]); 1] = [("testkit", &["e2e", "attacks"])];
 
 const MEND_EDGE: &str = "move the code to the layer it belongs to; a new edge is a decision for ARCHITECTURE.md and this table";
 const MEND_LINTS: &str = "add `[lints]` with `workspace = true` to the manifest";

