@@ -93,7 +93,7 @@ pub(crate) enum ConfigError {
         given: Given,
         origin: Origin,
         #[source]
-        source: ValueError,
+        source: Box<ValueError>,
     },
     #[error("{one} and {other} are both the user {uid}", one = keys::RUN_AS.name, other = keys::EGRESS_RUN_AS.name)]
     SameUser { uid: u32 },
@@ -152,7 +152,7 @@ impl Settings {
                 key: key.name,
                 given,
                 origin,
-                source,
+                source: Box::new(source),
             })
         };
         let settings = Self {

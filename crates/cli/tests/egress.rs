@@ -69,16 +69,9 @@ impl Place {
         })
     }
 
-    fn spawn(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_tombolo"))
-            .arg("egress-proxy")
-            .spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())
-            .unwrap()
-    }
-
     /// Starts it and waits until it is ready.
     async fn start(&self) -> Proxy {
-        let mut process = self.spawn();
+        let mut process = spawn();
         let stdin = tell(&mut process, &self.launch()).await;
         let mut said = String::new();
         let mut output = BufReader::new(process.stdout.take().unwrap());
@@ -87,6 +80,13 @@ impl Place {
         assert_eq!(said, "egress\n");
         Proxy { process, stdin }
     }
+}
+
+fn spawn() -> Child {
+    Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        .arg("egress-proxy")
+        .spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())
+        .unwrap()
 }
 
 async fn tell(process: &mut Child, launch: &Value) -> ChildStdin {
@@ -216,7 +216,7 @@ async fn authorities_that_are_not_there_are_named() {
     let place = Place::new();
     let mut launch = place.launch();
     launch["settings"]["root_files"] = json!(["/nonexistent/roots.pem"]);
-    let mut process = place.spawn();
+    let mut process = spawn();
     let _stdin = tell(&mut process, &launch).await;
     let mut words = String::new();
     let mut stderr = process.stderr.take().unwrap();

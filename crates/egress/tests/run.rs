@@ -31,7 +31,8 @@ fn config(directory: &Path) -> EgressConfig {
 
 fn listeners(directory: &Path) -> EgressListeners {
     let [control, descriptors] = ["egress.sock", "descriptors.sock"];
-    EgressListeners::bind(&directory.join(control), &directory.join(descriptors), None).unwrap()
+    EgressListeners::bind(&directory.join(control), &directory.join(descriptors), None)
+        .expect("the sockets are free")
 }
 
 #[tokio::test]

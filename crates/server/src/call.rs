@@ -154,7 +154,7 @@ fn is_away(status: &Status) -> bool {
 /// connection was lost.
 ///
 /// Must be called within a Tokio runtime.
-pub(crate) fn unix_channel(endpoint: Endpoint, socket: &Path) -> Channel {
+pub(crate) fn unix_channel(endpoint: &Endpoint, socket: &Path) -> Channel {
     let socket = PathBuf::from(socket);
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
         let socket = socket.clone();

@@ -52,7 +52,7 @@ impl EgressLink {
     pub(crate) fn new(socket: &Path, wait: Duration) -> Self {
         let endpoint = Endpoint::from_static("http://egress.tombolo.internal");
         Self {
-            channel: unix_channel(endpoint, socket),
+            channel: unix_channel(&endpoint, socket),
             caller: Caller {
                 peer: "the egress process",
                 wait,

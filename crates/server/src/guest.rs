@@ -31,7 +31,7 @@ pub(crate) fn node_channel(socket: &Path) -> Channel {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX);
-    unix_channel(endpoint, socket)
+    unix_channel(&endpoint, socket)
 }
 
 /// The calls of the guest agent that one sandbox has.

@@ -132,7 +132,7 @@ pub(crate) enum ValueError {
     #[error("\"{name}\" is there twice")]
     Twice { name: String },
     #[error(transparent)]
-    Operator(#[from] OperatorRulesError),
+    Operator(Box<OperatorRulesError>),
     #[error("\"{}\" is not an absolute path", path.display())]
     NotAbsolute { path: PathBuf },
 }
@@ -171,7 +171,8 @@ impl Kind {
             Self::Hosts => parse_hosts(&given.entries()).map(Value::Hosts),
             Self::Networks => {
                 let networks = given.entries();
-                OperatorRules::parse([], networks.iter().copied())?;
+                OperatorRules::parse([], networks.iter().copied())
+                    .map_err(|error| ValueError::Operator(Box::new(error)))?;
                 let networks = networks.into_iter().map(str::to_owned);
                 Ok(Value::Networks(networks.collect()))
             }
@@ -198,7 +199,7 @@ fn parse_hosts(entries: &[&str]) -> Result<BTreeMap<String, String>, ValueError>
         }
     }
     let pairs = hosts.iter().map(|(name, to)| (name.as_str(), to.as_str()));
-    OperatorRules::parse(pairs, [])?;
+    OperatorRules::parse(pairs, []).map_err(|error| ValueError::Operator(Box::new(error)))?;
     Ok(hosts)
 }
 

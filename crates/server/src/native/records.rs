@@ -162,7 +162,7 @@ impl Tail {
     }
 
     async fn tell(&self, event: Event) -> Result<(), Gone> {
-        self.events.send(Ok(event)).await.map_err(|_| Gone)
+        self.events.send(Ok(event)).await.map_err(|_closed| Gone)
     }
 
     /// Whether a record is of the organisation that asks. What does not say

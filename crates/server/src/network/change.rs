@@ -335,23 +335,19 @@ fn asked(
         }
     }
     if let Some(on_ineligible) = given.on_ineligible {
-        match shaped(Value::String(on_ineligible)) {
-            Ok(on_ineligible) => secret.on_ineligible = on_ineligible,
-            Err(_) => {
-                let what = "write `forward` or `deny`";
-                problems.add(format_args!("{at}.on_ineligible"), what);
-            }
+        if let Ok(on_ineligible) = shaped(Value::String(on_ineligible)) {
+            secret.on_ineligible = on_ineligible;
+        } else {
+            let what = "write `forward` or `deny`";
+            problems.add(format_args!("{at}.on_ineligible"), what);
         }
     }
-    let value = match given.value {
-        Some(value) => checked_value(value, &at, problems),
-        None => {
-            if !is_active {
-                problems.add(format_args!("{at}.value"), "a new secret needs one");
-            }
-            None
-        }
-    };
+    if given.value.is_none() && !is_active {
+        problems.add(format_args!("{at}.value"), "a new secret needs one");
+    }
+    let value = given
+        .value
+        .and_then(|value| checked_value(value, &at, problems));
     (secret, value)
 }
 
