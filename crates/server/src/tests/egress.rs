@@ -130,6 +130,7 @@ async fn secrets_are_set_rotated_moved_and_revoked() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn what_cannot_be_changes_nothing() {
     let world = World::networked().await;
     let mut socket = world.create(CONFIG).await.unwrap();

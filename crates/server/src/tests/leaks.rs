@@ -1,6 +1,7 @@
 //! Values of secrets are nowhere but in the egress process.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use http::Method;
@@ -62,7 +63,6 @@ async fn leak_values_are_in_no_log_no_file_and_no_answer() {
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let mut world = World::networked().await;
-    let secret = |value: &str| json!({ "K": { "hosts": ["a.com"], "value": value } });
     let config = json!({ "timeout": "5m", "secrets": secret(VALUES[0]) });
     let socket = world.create(&config.to_string()).await.unwrap();
     let id = socket.id();
@@ -107,15 +107,7 @@ async fn leak_values_are_in_no_log_no_file_and_no_answer() {
     let deleted = world.send(Method::DELETE, &new, &world.token, None).await;
     assert_eq!(deleted.status, 204);
     world.stop_server().await;
-    let mut files = 0;
-    for entry in std::fs::read_dir(world.node.directory()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            files += 1;
-            said.push(String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned());
-        }
-    }
-    assert!(files > 0);
+    said.extend(files_in(world.node.directory()));
     let logged = captured.0.lock().unwrap();
     let logged = String::from_utf8_lossy(&logged).into_owned();
     assert!(
@@ -123,24 +115,44 @@ async fn leak_values_are_in_no_log_no_file_and_no_answer() {
         "nothing was captured"
     );
     said.push(logged);
+    search(&said);
+}
+
+/// The secret `K` as a client gives it.
+fn secret(value: &str) -> serde_json::Value {
+    json!({ "K": { "hosts": ["a.com"], "value": value } })
+}
+
+/// What is in the files of a directory, of which there is at least one.
+fn files_in(directory: &Path) -> Vec<String> {
+    let entries = fs_err::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let files: Vec<String> = paths
+        .filter(|path| path.is_file())
+        .map(|path| String::from_utf8_lossy(&fs_err::read(path).unwrap()).into_owned())
+        .collect();
+    assert!(!files.is_empty());
+    files
+}
+
+/// Looks for every form of every value in all that was said.
+fn search(said: &[String]) {
     // The search finds what is there.
     let header = base64(
         json!({ "secrets": secret(VALUES[0]) })
             .to_string()
             .as_bytes(),
     );
-    assert!(
-        needles(VALUES[0])
-            .iter()
-            .any(|needle| header.contains(needle))
-    );
+    let forms = needles(VALUES[0]);
+    assert!(forms.iter().any(|form| header.contains(form)));
     for value in VALUES {
         for needle in needles(value) {
-            for text in &said {
-                if let Some(at) = text.find(&needle) {
-                    let from = at.saturating_sub(200);
-                    panic!("{value} is in: {}", text.get(from..at).unwrap_or_default());
-                }
+            let found = said
+                .iter()
+                .find_map(|text| Some((text, text.find(&needle)?)));
+            if let Some((text, at)) = found {
+                let before = text.get(at.saturating_sub(200)..at).unwrap_or_default();
+                panic!("{value} is in: {before}");
             }
         }
     }

@@ -93,6 +93,7 @@ fn what_is_asked_becomes_one_document() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn everything_that_is_wrong_is_told_at_once_and_no_value() {
     // What a client asks, and parts of what it is told.
     let cases: [(Value, &[&str]); 12] = [
