@@ -61,13 +61,12 @@ async fn set_policy(context: &Context, args: &SetPolicyArgs) -> Outcome {
         allow_net,
         no_net: _,
     } = &args.what;
-    let (rest, body) = match file {
-        Some(file) => ("policy", network::read_document(file)?.0),
+    let (rest, body) = if let Some(file) = file {
+        ("policy", network::read_document(file)?.0)
+    } else {
         // Without hosts, `--no-net` was given: clap insists on one of the three.
-        None => {
-            let allow_net = network::hosts(allow_net)?;
-            ("allow_net", serde_json::to_value(AllowNet { allow_net })?)
-        }
+        let allow_net = network::hosts(allow_net)?;
+        ("allow_net", serde_json::to_value(AllowNet { allow_net })?)
     };
     let path = path_of(&args.id, rest)?;
     let client = overseer(context, &args.server).await?;

@@ -50,7 +50,8 @@ struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Rule {
-    rule: String,
+    #[serde(rename = "rule")]
+    id: String,
     action: String,
     outcome: String,
     condition: Option<Value>,
@@ -116,7 +117,7 @@ impl Explained {
             if !rule.within_rate {
                 words.push_str(", and its rate is used up");
             }
-            tell(&format!("rule {} ({})", rule.rule, rule.action), words);
+            tell(&format!("rule {} ({})", rule.id, rule.action), words);
         }
         if let Some(guidance) = &request.guidance {
             tell("guidance", guidance.clone());
