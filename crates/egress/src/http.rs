@@ -31,11 +31,18 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tombolo_policy::Target;
 
 pub(crate) use answer::Stop;
 use open::Terms;
 
-use crate::{audit::Draft, flow::Flow, identity::Scheme, rules::Rules, upstream::BodyError};
+use crate::{
+    audit::Draft,
+    flow::{Admission, Flow},
+    identity::Scheme,
+    rules::Rules,
+    upstream::BodyError,
+};
 
 /// A body on its way to the guest.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -195,6 +202,9 @@ struct Exchange {
 
 impl Exchange {
     async fn run(&mut self, request: Request<Incoming>) -> Result<response::Reply, Stop> {
+        if self.flow.flow.admission == Admission::RefusedName {
+            return Err(self.refuse_named(&request));
+        }
         let decision = self.flow.flow.decide(&self.rules);
         self.draft.record.decided(&decision);
         let (mut parts, body) = request.into_parts();
@@ -220,6 +230,24 @@ impl Exchange {
             code = watch.ended() => return Err(Stop::no_longer_allowed(code)),
         };
         Ok(reply.with_room(room))
+    }
+}
+
+impl Exchange {
+    /// Says why the name that a request is for is refused.
+    fn refuse_named(&mut self, request: &Request<Incoming>) -> Stop {
+        let Some(name) = guard::named(request) else {
+            return Stop::refused(
+                http::StatusCode::BAD_REQUEST,
+                "missing_host",
+                "There is no Host.",
+            );
+        };
+        let flow = &self.flow.flow;
+        let decision = flow.refuse(&self.rules, Target::Name(&name));
+        self.draft.record.name = Some(name.to_string());
+        self.draft.record.decided(&decision);
+        Stop::denied(&decision, None)
     }
 }
 

@@ -112,6 +112,8 @@ pub(crate) enum Destination {
     Peer(Peer, Option<AddressLease>),
     /// A virtual address that stands for nothing, now or any more (DNS-12).
     Vacant,
+    /// The address of refused names, in canonical form.
+    Refusal(IpAddr),
 }
 
 impl Sandbox {
@@ -191,6 +193,7 @@ impl Sandbox {
         match vips.lookup(address) {
             Lookup::Foreign => Destination::Peer(Peer::Address(address.to_canonical()), None),
             Lookup::Vacant => Destination::Vacant,
+            Lookup::Refusal => Destination::Refusal(address.to_canonical()),
             Lookup::Name(_) => match vips.open_flow(address, now) {
                 Some(name) => {
                     let sandbox = Arc::clone(self);

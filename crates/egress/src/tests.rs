@@ -8,6 +8,7 @@ mod control;
 mod dns;
 mod http2;
 mod origin;
+mod refusals;
 mod rig;
 mod tls;
 mod traffic;

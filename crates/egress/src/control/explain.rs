@@ -95,7 +95,7 @@ fn peer(sandbox: &Sandbox, host: &str) -> Result<Peer, ExplainError> {
     };
     sandbox.with_vips(|vips| match vips.lookup(address) {
         Lookup::Foreign => Ok(Peer::Address(address.to_canonical())),
-        Lookup::Vacant => Err(ExplainError::Vacant),
+        Lookup::Vacant | Lookup::Refusal => Err(ExplainError::Vacant),
         Lookup::Name(name) => Ok(Peer::Name(name.clone())),
     })
 }

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
+use tombolo_policy::HostName;
 
-use super::{Flow, refuse, relay::relay};
+use super::{Admission, Flow, refuse, relay::relay};
 use crate::{
     audit::Draft,
     clock::unix_seconds,
     http::{self, HttpFlow},
-    identity::Scheme,
+    identity::{Peer, Scheme},
     rules::Rules,
     sniff::Protocol,
     stream::{Rewound, Sniffed},
@@ -19,6 +20,8 @@ use crate::{
 
 /// How long a `ClientHello` may take (TLS-05).
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where all that is owed is a reason.
+const DENIED_HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the rest of the handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may be silent after the handshake.
@@ -46,12 +49,44 @@ pub(super) async fn serve(
         return reject(draft, start.io, "sni_mismatch").await;
     }
     if rules.terminates(&flow.place) {
-        return terminate(flow, start, draft).await;
+        let peer = flow.place.peer.clone();
+        return terminate(flow, &peer, start, draft).await;
     }
     let mut stream = start.io;
     stream.rewind();
     draft.record.proto = "tls-splice";
     relay(&flow, stream, rules, draft).await;
+}
+
+/// Ends TLS whose requests will all be refused, so that they are told why. A client that
+/// does not trust the sandbox's authority is not.
+pub(super) async fn serve_denied(
+    flow: Arc<Flow>,
+    mut stream: Rewound<TcpStream>,
+    mut draft: Draft,
+) {
+    draft.record.proto = "tls";
+    stream.keep();
+    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let Ok(Ok(start)) = timeout(DENIED_HELLO_TIMEOUT, acceptor).await else {
+        return draft.keep().await;
+    };
+    let named = start.client_hello().server_name().map(str::to_owned);
+    let peer = if flow.admission == Admission::RefusedName {
+        // It chooses a certificate and nothing else: nothing goes on from here.
+        let name = named.and_then(|name| HostName::parse(&name).ok());
+        name.map(Peer::Name)
+    } else {
+        let peer = flow.place.peer.clone();
+        let is_named = named.is_none_or(|name| peer.is_named(&name));
+        is_named.then_some(peer)
+    };
+    if let Some(peer) = peer {
+        terminate(flow, &peer, start, draft).await;
+    } else {
+        draft.keep().await;
+        start.io.reset();
+    }
 }
 
 async fn reject(mut draft: Draft, mut stream: Rewound<TcpStream>, code: &'static str) {
@@ -69,15 +104,12 @@ async fn reject(mut draft: Draft, mut stream: Rewound<TcpStream>, code: &'static
 
 async fn terminate(
     flow: Arc<Flow>,
+    peer: &Peer,
     mut start: StartHandshake<Rewound<TcpStream>>,
     mut draft: Draft,
 ) {
     start.io.forget();
-    let config = match flow
-        .sandbox
-        .authority
-        .server_config(&flow.place.peer, unix_seconds())
-    {
+    let config = match flow.sandbox.authority.server_config(peer, unix_seconds()) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, "cannot make a certificate for a guest");

@@ -64,9 +64,12 @@ async fn dns_01_02_08_only_addresses_of_permitted_names_are_told() {
         ("good.test.", Type::TXT, ResponseCode::NoError, 0),
         ("good.test.", Type::ANY, ResponseCode::NoError, 0),
         ("good.test.", Type::AXFR, ResponseCode::Refused, 0),
-        ("wild.test.", Type::A, ResponseCode::NXDomain, 0),
-        ("c2VjcmV0.evil.test.", Type::A, ResponseCode::NXDomain, 0),
-        ("evil.test.", Type::TXT, ResponseCode::NXDomain, 0),
+        // Refused names lead to the address where that is explained, and nowhere else.
+        ("wild.test.", Type::A, ResponseCode::NoError, 1),
+        ("c2VjcmV0.evil.test.", Type::AAAA, ResponseCode::NoError, 1),
+        ("evil.test.", Type::TXT, ResponseCode::NoError, 0),
+        ("evil.test.", Type::HTTPS, ResponseCode::NoError, 0),
+        ("evil.", Type::A, ResponseCode::NXDomain, 0),
         (
             "1.0.0.127.in-addr.arpa.",
             Type::PTR,
@@ -103,6 +106,27 @@ async fn dns_the_address_leads_to_the_name() {
     );
     assert!(answer.metadata.recursion_available);
     rig.finish(1).await;
+}
+
+/// DNS-01: however many refused names are asked for, there is one address for all.
+#[tokio::test]
+async fn dns_01_refused_names_share_one_address_that_is_none_of_the_pool() {
+    let rig = Rig::usual().await;
+    let refusal = rig.sandbox.with_vips(|vips| vips.refusal());
+    for name in ["evil.test.", "c2VjcmV0.evil.test.", "wild.test."] {
+        for (kind, expected) in [
+            (RecordType::A, RData::A(refusal.v4.into())),
+            (RecordType::AAAA, RData::AAAA(refusal.v6.into())),
+        ] {
+            let answer = ask(&rig, &question(name, kind)).await;
+            assert_eq!(answer.answers[0].data, expected, "{name} {kind}");
+            assert_eq!(answer.answers[0].ttl, tombolo_policy::VIP_REFUSAL_TTL_S);
+        }
+    }
+    for record in rig.finish(6).await {
+        assert_eq!(record["decision"], "deny", "{record}");
+        assert_eq!(record["reason"], "not_listed", "{record}");
+    }
 }
 
 /// DNS-02: other operations and classes end here.
@@ -168,7 +192,7 @@ async fn dns_03_by_tcp_the_answers_are_the_same() {
     let mut stream = rig.connect_to("1.1.1.1:53".parse().unwrap()).await;
     for (name, code) in [
         ("good.test.", ResponseCode::NoError),
-        ("evil.test.", ResponseCode::NXDomain),
+        ("evil.", ResponseCode::NXDomain),
     ] {
         let question = question(name, RecordType::A).to_vec().unwrap();
         stream

@@ -37,7 +37,8 @@ fn a_name_has_one_pair_of_addresses_and_they_lead_back() {
         ),
         (IpAddr::V4(second.v4), Lookup::Name(&name(2))),
         ("198.18.9.9".parse().expect("an address"), Lookup::Vacant),
-        ("198.18.0.1".parse().expect("an address"), Lookup::Foreign),
+        ("198.18.0.1".parse().expect("an address"), Lookup::Refusal),
+        ("198.18.0.2".parse().expect("an address"), Lookup::Foreign),
         (
             "198.19.255.255".parse().expect("an address"),
             Lookup::Foreign,
@@ -49,6 +50,14 @@ fn a_name_has_one_pair_of_addresses_and_they_lead_back() {
         ("8.8.8.8".parse().expect("an address"), Lookup::Foreign),
         (
             "fd12:3456:789a:1::1".parse().expect("an address"),
+            Lookup::Refusal,
+        ),
+        (
+            "::ffff:198.18.0.1".parse().expect("an address"),
+            Lookup::Refusal,
+        ),
+        (
+            "fd12:3456:789a:1::2".parse().expect("an address"),
             Lookup::Foreign,
         ),
         (
