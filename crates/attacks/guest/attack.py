@@ -21,6 +21,8 @@ import time
 import traceback
 
 GATEWAY = "100.64.0.1"
+# What every refused name is: there web clients are told why, and nothing goes on.
+REFUSAL = "198.18.0.1"
 # An address that nothing stands for, behind the way to everywhere.
 EVIL = "9.9.9.9"
 EVIL6 = "2606:4700:4700::1111"

@@ -34,7 +34,7 @@ const SERVER_FIRST_AFTER: Duration = Duration::from_millis(300);
 /// How long a refused connection is looked at, to answer HTTP in HTTP...
 const DENIED_SNIFF_TIMEOUT: Duration = Duration::from_millis(200);
 /// ... and how long on the ports where that is most likely, for guests that are slow.
-const DENIED_WEB_SNIFF_TIMEOUT: Duration = Duration::from_secs(1);
+const DENIED_WEB_SNIFF_TIMEOUT: Duration = Duration::from_millis(500);
 const WEB_PORTS: [u16; 2] = [80, 443];
 /// Where names are asked for.
 const DNS_PORT: u16 = 53;
