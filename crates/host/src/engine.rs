@@ -129,6 +129,8 @@ pub struct EngineConfig {
     pub artefacts: Artefacts,
     /// Virtual processors of each VM.
     pub vcpu_count: u32,
+    /// The disk of each VM: at least as large as the image.
+    pub disk_gib: u32,
     /// The size whose template is made at the start.
     pub default_memory_mib: u32,
     /// The most templates kept on disk.
@@ -181,6 +183,7 @@ impl QemuEngine {
         let shape = Shape {
             memory_mib: granted(config.default_memory_mib),
             vcpu_count: config.vcpu_count,
+            disk_gib: config.disk_gib,
             isolation_is_kvm: false,
         };
         let verdict = probe::settle(choice, &templates, shape, &config.state_dir).await?;
@@ -203,6 +206,7 @@ impl QemuEngine {
         Shape {
             memory_mib,
             vcpu_count: self.config.vcpu_count,
+            disk_gib: self.config.disk_gib,
             isolation_is_kvm: self.verdict.isolation == Isolation::Kvm,
         }
     }

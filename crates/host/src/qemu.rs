@@ -52,6 +52,7 @@ impl Isolation {
 pub(crate) struct Shape {
     pub(crate) memory_mib: u32,
     pub(crate) vcpu_count: u32,
+    pub(crate) disk_gib: u32,
     pub(crate) isolation_is_kvm: bool,
 }
 

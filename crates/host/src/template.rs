@@ -120,6 +120,7 @@ impl Templates {
         let mut hash = Sha256::new();
         hash.update(self.artefacts.key.as_bytes());
         hash.update(format!("{arguments:?}{PREWARM_COMMANDS:?}").as_bytes());
+        hash.update(format!("{} GiB", shape.disk_gib).as_bytes());
         // A saved processor is only restored onto the same kind.
         hash.update(processor::model().as_bytes());
         let digest = hash.finalize();
@@ -213,5 +214,54 @@ impl Templates {
             fs_err::remove_dir_all(dir)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_has_a_template_of_its_own() {
+        let templates = Templates {
+            dir: PathBuf::new(),
+            artefacts: Artefacts {
+                key: "artefacts".to_owned(),
+                engine_root: "/engine".into(),
+                kernel: "/engine/boot/vmlinuz".into(),
+                initramfs: "/initramfs".into(),
+                image: "/image".into(),
+            },
+            slots: Arc::new(SlotPool::start(0).unwrap()),
+            count_max: 1,
+        };
+        let shape = Shape {
+            memory_mib: 1280,
+            vcpu_count: 2,
+            disk_gib: 10,
+            isolation_is_kvm: false,
+        };
+        let others = [
+            Shape {
+                memory_mib: 768,
+                ..shape
+            },
+            Shape {
+                vcpu_count: 1,
+                ..shape
+            },
+            Shape {
+                disk_gib: 11,
+                ..shape
+            },
+            Shape {
+                isolation_is_kvm: true,
+                ..shape
+            },
+        ];
+        assert_eq!(templates.key(shape), templates.key(shape));
+        for other in others {
+            assert_ne!(templates.key(shape), templates.key(other), "{other:?}");
+        }
     }
 }

@@ -55,15 +55,19 @@ fn choice() -> IsolationChoice {
     }
 }
 
-async fn start(state_dir: &Path) -> QemuEngine {
-    let config = EngineConfig {
+fn config(state_dir: &Path) -> EngineConfig {
+    EngineConfig {
         state_dir: state_dir.to_owned(),
         artefacts: Artefacts::load(&shared_state()).unwrap(),
         vcpu_count: 2,
+        disk_gib: 10,
         default_memory_mib: MEMORY_MIB,
         template_count_max: 4,
         slot_count: 1,
-    };
+    }
+}
+
+async fn start(config: EngineConfig) -> QemuEngine {
     let engine = timeout(PATIENCE * 3, QemuEngine::start(config, choice()));
     engine.await.unwrap().unwrap()
 }
@@ -76,7 +80,7 @@ impl Rig {
         let templates = shared_state().join("templates");
         fs_err::create_dir_all(&templates).unwrap();
         std::os::unix::fs::symlink(templates, state.path().join("templates")).unwrap();
-        let engine = start(state.path()).await;
+        let engine = start(config(state.path())).await;
         Self { state, engine }
     }
 
@@ -211,6 +215,29 @@ async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_vm_has_the_processors_and_the_disk_that_are_configured() {
+    let state = tempfile::tempdir_in("/var/tmp").unwrap();
+    let engine = start(EngineConfig {
+        vcpu_count: 1,
+        disk_gib: 24,
+        ..config(state.path())
+    });
+    let engine = engine.await;
+    let rig = Rig { state, engine };
+    let machine = rig.launch("alpha").await;
+    for (script, expected) in [
+        ("nproc", "1\n"),
+        // Within what the file system needs for itself.
+        ("df -BG --output=size / | tail -n 1 | tr -d ' '", "24G\n"),
+        // More than the image has; nothing is written for it.
+        ("fallocate -l 20G f && stat -c %s f", "21474836480\n"),
+    ] {
+        assert_eq!(say(&machine, script).await, expected, "{script}");
+    }
+    machine.destroy().await.unwrap();
+}
+
+#[tokio::test]
 async fn two_vms_of_one_template_share_no_identity_and_no_random_stream() {
     let rig = Rig::new().await;
     let (first, second) = tokio::join!(rig.launch("alpha"), rig.launch("bravo"));
@@ -244,7 +271,7 @@ async fn a_vm_outlives_its_node_and_is_taken_over() {
     assert_eq!(greet(&machine, &slot, "100.64.0.2").await, "100.64.0.2");
     // As if the node were gone, and the proxy: nothing is told to the machines.
     drop((machine, unclaimed, slot));
-    rig.engine = start(rig.state.path()).await;
+    rig.engine = start(config(rig.state.path())).await;
 
     let mut adopted = rig.engine.adopt_all().await.unwrap();
     assert_eq!(adopted.len(), 1, "a machine that is nobody's is removed");

@@ -59,6 +59,14 @@ pub enum NodeError {
         /// The file both want to lock.
         path: std::path::PathBuf,
     },
+    /// The image does not fit on the disk that sandboxes are to have.
+    #[error("disk_gib = {disk_gib} is less than the {image_gib} GiB of the image; raise it")]
+    DiskTooSmall {
+        /// What is configured.
+        disk_gib: u32,
+        /// What the image takes, rounded up.
+        image_gib: u64,
+    },
     /// A file or the socket failed.
     #[error("cannot use the node's files")]
     Files(#[from] io::Error),
@@ -151,10 +159,9 @@ async fn serve<E: Engine>(
     sandboxes: &Arc<Sandboxes<E>>,
     listener: UnixListener,
 ) -> Result<(), NodeError> {
-    let artefacts = Artefacts::load(&config.state_dir)?;
     let service = NodeService {
         sandboxes: Arc::clone(sandboxes),
-        disk_bytes: image::disk_bytes(&artefacts.image)?,
+        disk_bytes: gib(config.disk_gib),
         default_memory_mib: config.default_memory_mib,
         vcpu_count: config.vcpu_count,
     };
@@ -177,14 +184,28 @@ async fn start_engine(config: &NodeConfig) -> Result<QemuEngine, NodeError> {
 }
 
 fn engine_config(config: &NodeConfig) -> Result<EngineConfig, NodeError> {
+    let artefacts = Artefacts::load(&config.state_dir)?;
+    let image_bytes = image::disk_bytes(&artefacts.image)?;
+    // A layer that ends before what is below it would cut the file system off.
+    if gib(config.disk_gib) < image_bytes {
+        return Err(NodeError::DiskTooSmall {
+            disk_gib: config.disk_gib,
+            image_gib: image_bytes.div_ceil(1 << 30),
+        });
+    }
     Ok(EngineConfig {
         state_dir: config.state_dir.clone(),
-        artefacts: Artefacts::load(&config.state_dir)?,
+        artefacts,
         vcpu_count: config.vcpu_count,
+        disk_gib: config.disk_gib,
         default_memory_mib: config.default_memory_mib,
         template_count_max: TEMPLATE_COUNT_MAX,
         slot_count: SLOT_COUNT,
     })
+}
+
+fn gib(count: u32) -> u64 {
+    u64::from(count) << 30
 }
 
 /// Held as long as a node uses its state.

@@ -23,7 +23,7 @@ pub(crate) struct NodeService<E: Engine> {
     pub(crate) sandboxes: Arc<Sandboxes<E>>,
     pub(crate) default_memory_mib: u32,
     pub(crate) vcpu_count: u32,
-    /// Of every sandbox: the image's.
+    /// Of every sandbox.
     pub(crate) disk_bytes: u64,
 }
 
@@ -134,15 +134,14 @@ impl<E: Engine> Node for NodeService<E> {
     }
 }
 
-/// Every disk is as large as the image. Zero asks for the default.
+/// Every disk is as large as this node's templates have it. Zero asks for that.
 fn check_disk(asked_bytes: u64, given_bytes: u64) -> Result<(), Status> {
     if asked_bytes == 0 || asked_bytes == given_bytes {
         return Ok(());
     }
     Err(Status::failed_precondition(format!(
-        "the disk of a sandbox has {given_bytes} bytes here, as its image has, not {asked_bytes}; \
-         set `disk_gib` to {}",
-        given_bytes >> 30
+        "the disk of a sandbox has {given_bytes} bytes here, not {asked_bytes}; \
+         give the server and the node the same `disk_gib`"
     )))
 }
 
@@ -210,15 +209,15 @@ mod tests {
     use tonic::Code;
 
     #[test]
-    fn only_the_images_disk_size_is_given() {
-        let image = 10 << 30;
+    fn only_the_nodes_disk_size_is_given() {
+        let given = 10 << 30;
         for (asked, is_given) in [
             (0, true),
-            (image, true),
-            (image - 1, false),
+            (given, true),
+            (given - 1, false),
             (20 << 30, false),
         ] {
-            assert_eq!(check_disk(asked, image).is_ok(), is_given, "{asked}");
+            assert_eq!(check_disk(asked, given).is_ok(), is_given, "{asked}");
         }
     }
 

@@ -48,6 +48,7 @@ fn config(launch: NodeLaunch) -> NodeConfig {
         pool_size: settings.pool_size,
         default_memory_mib: settings.default_memory_mib,
         vcpu_count: settings.vcpu_count,
+        disk_gib: settings.disk_gib,
         sandbox_limit: settings.sandbox_limit,
         egress: Some(EgressSockets {
             control: launch.egress_control,

@@ -138,11 +138,11 @@ pub(crate) const VCPU_COUNT: Key = Key {
 pub(crate) const DISK_GIB: Key = Key {
     name: "disk_gib",
     variable: "TOMBOLO_DISK_GIB",
-    // As large as the image that set-up makes; the node refuses any other size.
-    kind: Kind::Integer { min: 10, max: 10 },
+    // At least as large as the image that set-up makes.
+    kind: Kind::Integer { min: 10, max: 1024 },
     default: Default::Fixed("10"),
-    meaning: "The disk of a sandbox, in GiB: 10 in this version, which is the size of the image, and \
-              any other size is refused. It takes room on the machine only for what is written.",
+    meaning: "The disk of a sandbox, in GiB. It takes room on the machine only for what is written. The \
+              first start after a change makes a new template.",
 };
 
 pub(crate) const SANDBOX_LIMIT: Key = Key {

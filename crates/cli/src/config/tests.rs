@@ -32,7 +32,7 @@ fn the_defaults_are_possible() {
     let settings = resolve(&[], &[], "").unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:8590");
     assert_eq!(settings.memory_limit_mib, 8000);
-    assert_eq!(settings.disk_bytes, 10 << 30);
+    assert_eq!(settings.disk_gib, 10);
     assert_eq!(settings.run_as.to_string(), "60790:60790");
 }
 

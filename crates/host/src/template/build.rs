@@ -256,7 +256,8 @@ impl<'a> Build<'a> {
         self.make_layer(&below, EMPTY_DISK_FILE).await
     }
 
-    /// Makes a copy-on-write layer `file` on top of `below`, a path in the jail.
+    /// Makes a copy-on-write layer `file` on top of `below`, a path in the jail, as
+    /// large as the VM's disk. What is beyond the end of `below` reads as zeroes.
     async fn make_layer(&self, below: &str, file: &str) -> Result<(), BuildTemplateError> {
         let (mut reader, writer) = io::pipe()?;
         let image_dir = self.templates.artefacts.image.parent();
@@ -284,7 +285,10 @@ impl<'a> Build<'a> {
             args: ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below]
                 .map(Into::into)
                 .into_iter()
-                .chain([format!("{JAIL_SANDBOX}/{file}").into()])
+                .chain([
+                    format!("{JAIL_SANDBOX}/{file}").into(),
+                    format!("{}G", self.shape.disk_gib).into(),
+                ])
                 .collect(),
             descriptors: Vec::new(),
             output: writer.into(),
