@@ -176,6 +176,19 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Where the settings of a server that runs are others, by name. Its
+    /// address is no matter, and its isolation is known otherwise.
+    pub(crate) fn differences(&self, running: &Self) -> Result<Vec<String>, serde_json::Error> {
+        let ours = flat(serde_json::to_value(self)?);
+        let theirs = flat(serde_json::to_value(running)?);
+        let names = ours
+            .keys()
+            .filter(|name| ours.get(*name) != theirs.get(*name));
+        let counts =
+            |name: &&String| ![keys::LISTEN.name, keys::ISOLATION.name].contains(&name.as_str());
+        Ok(names.filter(counts).cloned().collect())
+    }
+
     /// One user must not read what the other keeps.
     fn check_users(&self) -> Result<(), ConfigError> {
         let uid = self.run_as.uid;
@@ -224,6 +237,29 @@ impl EgressSettings {
             audit_files_kept: NonZeroU32::MIN.saturating_add(audit_files - 1),
         })
     }
+}
+
+/// The settings by name, those of the egress proxy as the file has them.
+fn flat(settings: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
+    let serde_json::Value::Object(settings) = settings else {
+        return BTreeMap::new();
+    };
+    let mut flat = BTreeMap::new();
+    for (name, value) in settings {
+        match value {
+            serde_json::Value::Object(parts) if name == "egress" => {
+                flat.extend(
+                    parts
+                        .into_iter()
+                        .map(|(part, value)| (format!("{name}.{part}"), value)),
+                );
+            }
+            value => {
+                flat.insert(name, value);
+            }
+        }
+    }
+    flat
 }
 
 /// The configuration file: one that was named must be there.

@@ -33,6 +33,9 @@ pub(crate) struct Running {
     #[serde(default)]
     pub(crate) egress_pid: Option<u32>,
     pub(crate) version: String,
+    /// What it runs with. Absent in what an older version wrote.
+    #[serde(default)]
+    pub(crate) settings: Option<Settings>,
 }
 
 /// Why the state directory cannot be used.
@@ -357,6 +360,7 @@ mod tests {
             node_pid: 3,
             egress_pid: Some(4),
             version: "0".to_owned(),
+            settings: None,
         };
         state.write_running(&running).unwrap();
         assert_eq!(state.running().unwrap(), Some(running));

@@ -12,6 +12,7 @@ use crate::commands::block_on;
 use crate::config::{Flags, Isolation, Settings, keys};
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
+use crate::state::Running;
 use crate::{local, output, provision};
 
 /// How long a background server may take once everything is there.
@@ -35,7 +36,8 @@ pub(crate) fn ensure_running(
     context: &Context,
     isolation: Option<Isolation>,
 ) -> Outcome<RestClient> {
-    if let Some((_, client)) = block_on(local::running(context))? {
+    if let Some((running, client)) = block_on(local::running(context))? {
+        check_settings(context, &running)?;
         return Ok(client);
     }
     crate::context::require_root("starting a server for \"tombolo run\"")?;
@@ -62,6 +64,28 @@ pub(crate) fn ensure_running(
     }
     let started = start(context, &settings, &flags)?;
     block_on(wait(context, started))
+}
+
+/// A configuration that a person names is not left out in silence because a
+/// server runs already.
+fn check_settings(context: &Context, running: &Running) -> Outcome {
+    let (Some(named), Some(theirs)) = (&context.config_file, &running.settings) else {
+        return Ok(());
+    };
+    let ours = context.settings(&Flags::new())?;
+    let differences = ours.differences(theirs)?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "the server that runs has not the configuration of {}: {} differ",
+        named.display(),
+        differences.join(", ")
+    );
+    Err(Failure::message(ExitCode::Config, what).hint(format!(
+        "stop it by: kill {}; one that \"tombolo run\" started ends a minute after its last sandbox",
+        running.pid
+    )))
 }
 
 fn name(isolation: Isolation) -> &'static str {

@@ -72,6 +72,7 @@ impl Fleet {
             node_pid: node.child.pid(),
             egress_pid: Some(egress.child.pid()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: Some(settings.clone()),
         };
         context.state.write_running(&running)?;
         Ok(Self {

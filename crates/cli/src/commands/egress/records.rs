@@ -53,6 +53,14 @@ struct SecretUse {
     name: String,
 }
 
+/// To the millisecond, which is enough to read.
+fn moment(text: &str) -> String {
+    text.parse::<jiff::Timestamp>().map_or_else(
+        |_| text.to_owned(),
+        |at| at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string(),
+    )
+}
+
 impl Record {
     /// In one line: when, whose, what became of it, what it was, and why.
     fn line(&self, with_sandbox: bool) -> String {
@@ -62,7 +70,7 @@ impl Record {
             None => self.orig_dst.clone(),
         };
         let path = self.path.as_deref().unwrap_or_default();
-        let mut words = vec![self.ts.clone()];
+        let mut words = vec![moment(&self.ts)];
         words.extend(with_sandbox.then(|| self.sandbox.clone()));
         words.push(format!("{:<5}", self.decision));
         words.push(format!("{:<8}", self.proto));
@@ -89,7 +97,7 @@ pub(super) async fn tail(context: &Context, args: &TailArgs) -> Outcome {
     let client = overseer(context, &args.server).await?;
     let mut events = client.events(&path).await.map_err(wire::refused)?;
     while let Some(event) = events.next().await.map_err(wire::refused)? {
-        if let Some(line) = shown(&event, args)?
+        if let Some(line) = shown(&event, args)
             && !output::line(&line)?
         {
             break;
@@ -99,7 +107,7 @@ pub(super) async fn tail(context: &Context, args: &TailArgs) -> Outcome {
 }
 
 /// What to print of an event. What is not a record is told to the person.
-fn shown(event: &Event, args: &TailArgs) -> Outcome<Option<String>> {
+fn shown(event: &Event, args: &TailArgs) -> Option<String> {
     let Event { kind, data } = event;
     if !kind.is_empty() {
         let told = match kind.as_str() {
@@ -107,20 +115,24 @@ fn shown(event: &Event, args: &TailArgs) -> Outcome<Option<String>> {
             "interrupted" => {
                 "tombolo: the egress proxy was away; records may be missing".to_owned()
             }
-            _ => return Ok(None),
+            _ => return None,
         };
         output::tell(&output::printable(&told));
-        return Ok(None);
+        return None;
     }
-    let record: Record = serde_json::from_str(data)?;
-    if args.denied && record.decision != "deny" {
-        return Ok(None);
+    // A form that this version does not know is shown as it is rather than not at all.
+    let record = serde_json::from_str::<Record>(data).ok();
+    if args.denied
+        && record
+            .as_ref()
+            .is_some_and(|record| record.decision != "deny")
+    {
+        return None;
     }
-    Ok(Some(if args.json {
-        data.clone()
-    } else {
-        record.line(args.id.is_none())
-    }))
+    Some(match record {
+        Some(record) if !args.json => record.line(args.id.is_none()),
+        _ => output::printable(data),
+    })
 }
 
 pub(super) async fn top(context: &Context, args: &TopArgs) -> Outcome {
@@ -229,7 +241,7 @@ mod tests {
         let record: Record = serde_json::from_value(record).unwrap();
         assert_eq!(
             record.line(true),
-            "2026-01-02T03:04:05Z sbx_a allow h2       GET api.example.com:443/\\u{1b}[2J 200 listed \
+            "2026-01-02T03:04:05.000Z sbx_a allow h2       GET api.example.com:443/\\u{1b}[2J 200 listed \
              (allow_net:api.example.com) secret=KEY scrubbed=1"
         );
         let denied = json!({
@@ -239,7 +251,7 @@ mod tests {
         let denied: Record = serde_json::from_value(denied).unwrap();
         assert_eq!(
             denied.line(false),
-            "2026-01-02T03:04:05Z deny  tcp      192.0.2.1:22 not_listed"
+            "2026-01-02T03:04:05.000Z deny  tcp      192.0.2.1:22 not_listed"
         );
     }
 
