@@ -6,6 +6,7 @@ mod attacks_http;
 mod changes;
 mod control;
 mod dns;
+mod hosts;
 mod http2;
 mod origin;
 mod refusals;
