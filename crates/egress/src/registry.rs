@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 use tombolo_diag::LogLimit;
@@ -385,7 +385,8 @@ fn listen(sandbox: &Arc<Sandbox>, sockets: SlotSockets<OwnedFd>) -> io::Result<(
     }
     let datagrams = [Datagrams::new(sockets.udp4)?, Datagrams::new(sockets.udp6)?];
     for listener in listeners {
-        sandbox.tasks.spawn(accept(Arc::clone(sandbox), listener));
+        let arrivals = Arrivals::Socket(listener);
+        sandbox.tasks.spawn(accept(Arc::clone(sandbox), arrivals));
     }
     for socket in datagrams {
         sandbox
@@ -395,13 +396,39 @@ fn listen(sandbox: &Arc<Sandbox>, sockets: SlotSockets<OwnedFd>) -> io::Result<(
     Ok(())
 }
 
+/// Where connections come from.
+#[derive(Debug)]
+pub(crate) enum Arrivals {
+    Socket(TcpListener),
+    /// The same for a process that is out of descriptors so many times.
+    #[cfg(test)]
+    Scarce(TcpListener, std::sync::atomic::AtomicUsize),
+}
+
+impl Arrivals {
+    async fn next(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Socket(listener) => listener.accept().await,
+            #[cfg(test)]
+            Self::Scarce(listener, times) => {
+                use std::sync::atomic::Ordering::Relaxed;
+                let less = |times: usize| times.checked_sub(1);
+                match times.fetch_update(Relaxed, Relaxed, less) {
+                    Ok(_) => Err(rustix::io::Errno::MFILE.into()),
+                    Err(_none) => listener.accept().await,
+                }
+            }
+        }
+    }
+}
+
 /// Accepts until the sandbox ends. The local address of a connection is where the guest
 /// wanted to go, because the socket is transparent.
-async fn accept(sandbox: Arc<Sandbox>, listener: TcpListener) {
+pub(crate) async fn accept(sandbox: Arc<Sandbox>, arrivals: Arrivals) {
     static LIMIT: LogLimit = LogLimit::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = arrivals.next() => accepted,
             () = sandbox.closed.cancelled() => return,
         };
         let addressed: io::Result<_> = accepted.and_then(|(stream, source)| {

@@ -16,7 +16,8 @@ pub(crate) enum Protocol {
     Other,
 }
 
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a connection of HTTP/2 begins with.
+pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What `bytes` begin, or none when more are needed to tell.
 pub(crate) fn sniff(bytes: &[u8]) -> Option<Protocol> {

@@ -3,11 +3,14 @@
 //! of a secret came to the guest or into a record, and that every attempt has one record.
 
 mod attacks_http;
+mod certificates;
 mod changes;
 mod control;
 mod dns;
+mod hello;
 mod hosts;
 mod http2;
+mod limits;
 mod origin;
 mod refusals;
 mod rig;

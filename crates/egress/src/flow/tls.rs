@@ -1,9 +1,13 @@
 //! TLS from the guest: the name in the `ClientHello` must be the one that the address
 //! stands for, and then it ends here or is passed on.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 use tombolo_policy::HostName;
 
@@ -14,7 +18,7 @@ use crate::{
     http::{self, HttpFlow},
     identity::{Peer, Scheme},
     rules::Rules,
-    sniff::Protocol,
+    sniff::{HTTP2_PREFACE, Protocol},
     stream::{Rewound, Sniffed},
 };
 
@@ -131,24 +135,46 @@ async fn serve_terminated(
     stream: TlsStream<Rewound<TcpStream>>,
     mut draft: Draft,
 ) {
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        return http::serve_http2(HttpFlow::new(flow, Scheme::Https, "h2", draft), stream).await;
-    }
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let mut stream = Rewound::new(stream);
-    let sniffed = timeout(REQUEST_TIMEOUT, stream.sniff()).await;
-    match sniffed {
-        Ok(Ok(Sniffed::Protocol(Protocol::Http1))) => {
+    let protocol = match timeout(REQUEST_TIMEOUT, first_words(&mut stream, is_http2)).await {
+        Ok(Ok(Some(protocol))) => protocol,
+        Ok(Ok(None) | Err(_)) => return,
+        Err(_elapsed) => {
+            draft.record.refused("silent");
+            return draft.keep().await;
+        }
+    };
+    match protocol {
+        Protocol::Http1 => {
             let flow = HttpFlow::new(flow, Scheme::Https, "http/1.1", draft);
             http::serve_http1(flow, stream).await;
         }
-        Ok(Ok(Sniffed::Protocol(Protocol::Http2))) => {
+        Protocol::Http2 => {
             let flow = HttpFlow::new(flow, Scheme::Https, "h2", draft);
             http::serve_http2(flow, stream).await;
         }
-        Ok(Ok(Sniffed::Protocol(_))) => {
+        Protocol::Tls | Protocol::Other => {
             draft.record.refused("unknown_protocol");
             draft.keep().await;
         }
-        Ok(Ok(Sniffed::Closed) | Err(_)) | Err(_) => {}
     }
+}
+
+/// What a client speaks inside TLS. HTTP/2 is waited for until its preface is whole, because
+/// the library waits for that without an end. None: the client has gone.
+async fn first_words<S: AsyncRead + Unpin>(
+    stream: &mut Rewound<S>,
+    is_http2: bool,
+) -> io::Result<Option<Protocol>> {
+    let protocol = match stream.sniff().await? {
+        Sniffed::Protocol(protocol) => protocol,
+        Sniffed::Closed => return Ok(None),
+    };
+    if protocol == Protocol::Http2 {
+        let begun = stream.fill(HTTP2_PREFACE.len()).await?;
+        return Ok(begun.starts_with(HTTP2_PREFACE).then_some(protocol));
+    }
+    // Who agreed on HTTP/2 speaks nothing else.
+    Ok(Some(if is_http2 { Protocol::Other } else { protocol }))
 }
