@@ -34,7 +34,7 @@ def serve(port, handle, tls=None, host="0.0.0.0"):
     listener = socket.create_server((host, port), backlog=256)
 
     def one(connection, peer):
-        facts = {"port": port, "peer": peer[0], "sni": None, "alpn": None}
+        facts = {"port": port, "peer": peer[0], "peer_port": peer[1], "sni": None, "alpn": None}
         say(connected=port, peer=peer[0])
         try:
             connection.settimeout(30)

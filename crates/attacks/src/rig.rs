@@ -28,6 +28,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connections that the proxy may keep for later requests, and its own.
 const DESCRIPTORS_KEPT_MAX: usize = 48;
+/// Hosts that answer and may not be asked: by the policy, or for their certificates.
+const UNWANTED: [&str; 4] = ["bad.test", "untrusted.test", "expired.test", "wrong.test"];
 /// The part of the server that carries what sandboxes send.
 const PROXY: &str = "egress-proxy";
 
@@ -192,6 +194,31 @@ impl Rig {
         Ok(wrong)
     }
 
+    /// What the name server tells usually, but for one name.
+    pub fn zone_with(&self, name: &str, address: &str) -> Value {
+        let mut zone = zone();
+        zone[name] = json!({ "A": [address] });
+        zone
+    }
+
+    /// How many records there are of a flood of questions, of which some are lost
+    /// before anybody hears them. It ends with a connection to the LAN.
+    pub async fn records_of_flood(&self, before: &Before) -> anyhow::Result<usize> {
+        let give_up = Instant::now() + SETTLE_MAX;
+        loop {
+            let new = self.records(&before.sandbox)?.split_off(before.records);
+            let is_last = |record: &Value| record["orig_dst"] == "10.77.0.1:2375";
+            if new.iter().any(is_last) || Instant::now() > give_up {
+                let is_flood = |record: &&Value| {
+                    let name = record["name"].as_str().unwrap_or_default();
+                    name.starts_with('q') || record["reason"] == "dns_rate"
+                };
+                return Ok(new.iter().filter(is_flood).count());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// The report of an attack that is not a program of its own.
     pub fn nothing(&self) -> Report {
         Report {
@@ -229,6 +256,14 @@ impl Rig {
                     "names" => line.get("query").is_some() && !is_known,
                     _ => false,
                 };
+                let asked =
+                    [&line["host"], &line["sni"]].map(|name| name.as_str().unwrap_or_default());
+                if asked
+                    .iter()
+                    .any(|asked| UNWANTED.iter().any(|name| asked.starts_with(name)))
+                {
+                    wrong.push(format!("{name} got a request that nobody may make: {line}"));
+                }
                 if unwanted {
                     wrong.push(format!("G3: {name} saw {line}"));
                 }
@@ -238,6 +273,18 @@ impl Rig {
             }
         }
         wrong
+    }
+
+    /// Whether the host that the secret is for has seen it, since it had said so
+    /// much, in a request that begins so.
+    pub fn origin_saw(&self, since: usize, request: &str) -> bool {
+        let lines = self.network.origin.since(since);
+        let is_it = |line: &&Value| {
+            line["request"]
+                .as_str()
+                .is_some_and(|asked| asked.starts_with(request))
+        };
+        lines.iter().filter(is_it).any(|line| self.is_in(line))
     }
 
     /// Whether what a host said has the value in it.

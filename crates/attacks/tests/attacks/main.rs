@@ -6,6 +6,7 @@
 )]
 
 mod special;
+mod values;
 
 use std::time::{Duration, Instant};
 

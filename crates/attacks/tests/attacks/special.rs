@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use rustix::process::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tombolo_attacks::rig::Rig;
 use tombolo_e2e::host;
+
+use crate::values;
 
 /// Sandboxes that are made while others look at the network.
 const CREATE_COUNT: usize = 30;
@@ -23,19 +25,68 @@ const NEIGHBOUR_MAX: Duration = Duration::from_secs(5);
 /// Does what is special about an attack; none if nothing is.
 pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(match id {
-        "NET-12" => own_sandbox(rig, id).await?,
+        "NET-12" | "DNS-09" | "DNS-12" => own_sandbox(rig, id, rig.usual()).await?,
+        "DNS-05" => own_sandbox(rig, id, without_dns_over_https(rig)).await?,
+        "DNS-06" => rebound(rig).await?,
+        "DNS-13" => unrestricted(rig).await?,
         "NET-14" => early(rig).await?,
         "NET-15" => tightened(rig).await?,
         "NET-16" => killed(rig).await?,
         "NET-18" => flooded(rig).await?,
-        _ => return Ok(None),
+        _ => return values::attack(rig, id).await,
     }))
 }
 
-/// NET-12: in a sandbox that nobody needs afterwards.
-async fn own_sandbox(rig: &Rig, id: &str) -> anyhow::Result<Vec<String>> {
-    let sandbox = rig.create(rig.usual()).await?;
+/// In a sandbox that is different, or that nobody needs afterwards.
+pub(super) async fn own_sandbox(rig: &Rig, id: &str, config: Value) -> anyhow::Result<Vec<String>> {
+    let sandbox = rig.create(config).await?;
     let wrong = rig.attack(&sandbox, id).await?;
+    rig.world.kill(&sandbox).await?;
+    Ok(wrong)
+}
+
+/// The usual list, with a rule that its author has to write.
+fn without_dns_over_https(rig: &Rig) -> Value {
+    let host = "good.test";
+    let rules = json!([
+        { "id": "doh-type", "host": host, "action": "deny", "content_type": "application/dns-message" },
+        { "id": "doh-path", "host": host, "action": "deny", "path": "/dns-query" },
+    ]);
+    let list = rig.usual()["allow_net"].take();
+    let policy = json!({ "version": 1, "allow_net": list, "net": { "rules": rules } });
+    json!({ "timeout": "600s", "egress_policy": policy })
+}
+
+/// DNS-06: what a name leads to changes while it has an address here.
+async fn rebound(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let sandbox = rig.create(rig.usual()).await?;
+    let mut wrong = Vec::new();
+    for (address, reason, port) in [
+        ("20.0.1.2", "public", "80"),
+        ("10.77.0.1", "resolved_private", "8000"),
+        ("169.254.169.254", "metadata", "81"),
+        ("127.0.0.1", "resolved_private", "22"),
+    ] {
+        rig.network
+            .names
+            .tell(&rig.zone_with("rebind.test", address))
+            .await?;
+        let before = rig.before(&sandbox)?;
+        let report = rig.run(&sandbox, "DNS-06", &[reason, port]).await?;
+        wrong.extend(rig.after(&before, report).await?);
+    }
+    rig.world.kill(&sandbox).await?;
+    Ok(wrong)
+}
+
+/// DNS-13: what is public may be reached, and what is not stays closed.
+async fn unrestricted(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let sandbox = rig.create(json!({ "timeout": "600s" })).await?;
+    let before = rig.before(&sandbox)?;
+    let mut report = rig.run(&sandbox, "DNS-13", &[]).await?;
+    // Of a flood some is lost on the way; what arrived is recorded.
+    report.attempts += rig.records_of_flood(&before).await?;
+    let wrong = rig.after(&before, report).await?;
     rig.world.kill(&sandbox).await?;
     Ok(wrong)
 }
