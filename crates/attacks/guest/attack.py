@@ -23,6 +23,7 @@ import traceback
 GATEWAY = "100.64.0.1"
 # What every refused name is: there web clients are told why, and nothing goes on.
 REFUSAL = "198.18.0.1"
+REFUSAL6 = "fd54:6f6d:626f:1::1"
 # An address that nothing stands for, behind the way to everywhere.
 EVIL = "9.9.9.9"
 EVIL6 = "2606:4700:4700::1111"
@@ -130,6 +131,12 @@ class Guest:
             found.append(socket.inet_ntop(family, data) if family else data)
             at += 10 + length
         return code, found
+
+    def refused_name(self, name, kind=A, **how):
+        """Checks that a name leads to nothing but the place where its refusal is explained."""
+        code, found = self.ask(name, kind, **how)
+        expected = {A: [REFUSAL], AAAA: [REFUSAL6]}.get(kind, [])
+        self.check((code, found) == (NOERROR, expected), f"{name} {kind} {how}: {code} {found}")
 
     def address(self, name):
         """The address that stands for a name here."""

@@ -51,6 +51,29 @@ def sub_04(guest):
     guest.check(said["target"] == f"/q?key={guest.key}", said)
 
 
+def sub_13(guest):
+    sent = {"Authorization": f"Bearer {guest.key}"}
+    # The body is sent when it was asked for.
+    address = guest.address("origin.test")
+    with guest.tls(guest.connect(address, 443), "origin.test") as secure:
+        secure.sendall(
+            b"POST /expect HTTP/1.1\r\nHost: origin.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n"
+            + f"Authorization: Bearer {guest.key}\r\nConnection: close\r\n\r\n".encode()
+        )
+        first = guest.keep(secure.recv(100))
+        guest.check(first.startswith(b"HTTP/1.1 100"), first)
+        secure.sendall(b"body")
+        said = echo(guest, guest.parse(guest.read_all(secure)[0]))
+        guest.check(said["body"] == "body" and not header(said, "expect"), said)
+    said = echo(guest, guest.get("origin.test", "/range", headers=sent | {"Range": "bytes=0-1"}))
+    guest.check(not header(said, "range"), said)
+    code, body, head = guest.get("origin.test", "/head", method="HEAD", headers=sent)
+    guest.check(code == 200 and body == b"" and "content-length: 0" not in head.lower(), f"{code} {head}")
+    preflight = {"Origin": "https://a.test", "Access-Control-Request-Method": "PUT"}
+    said = echo(guest, guest.get("origin.test", "/options", method="OPTIONS", headers=preflight))
+    guest.check(said["method"] == "OPTIONS" and header(said, "origin") == ["https://a.test"], said)
+
+
 def sub_18(guest):
     """Told another sandbox's placeholder."""
     said = echo(guest, guest.get("origin.test", "/sub-18", headers={"Authorization": f"Bearer {guest.words[0]}"}))

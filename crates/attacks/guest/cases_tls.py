@@ -29,7 +29,9 @@ def tls_01(guest):
     der = secure.getpeercert(True)
     guest.check(NAME in der, "the certificate is for another name")
     for address in (EVIL, CDN):
-        guest.refused(address, 443, guest.hello(None, context=context))
+        secure = guest.tls(guest.connect(address, 443), None, context=context)
+        secure.sendall(f"GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+        guest.denied(guest.parse(guest.read_all(secure)[0]), "not_listed")
 
 
 def tls_02(guest):

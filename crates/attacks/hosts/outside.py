@@ -113,6 +113,9 @@ def http(connection, facts):
         low = {name.lower(): value for name, value in headers}
         raw = base64.b64encode(head + body).decode()
         say(request=f"{method} {target}", host=low.get("host"), raw=raw, **facts)
+        if target in MALFORMED:
+            connection.sendall(MALFORMED[target])
+            return
         status, more, answer = respond(method, target, headers, body)
         lines = [f"HTTP/1.1 {status}"] + [f"{name}: {value}" for name, value in more]
         lines.append(f"Content-Length: {len(answer)}")
@@ -121,6 +124,21 @@ def http(connection, facts):
         connection.sendall("\r\n".join(lines + ["", ""]).encode("latin-1") + answer)
         if low.get("connection") == "close":
             return
+
+
+# Answers that are framed in ways that two may read differently.
+MALFORMED = {
+    "/two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+    "/both": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "/no-content": b"HTTP/1.1 204 No Content\r\nContent-Length: 8\r\n\r\nsmuggled",
+    "/not-modified": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\nsmuggled",
+    "/split": b"HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b=c\r\nContent-Length: 2\r\n\r\nok",
+    "/endless": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 500 + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "/upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nsmuggled",
+    "/short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+    "/chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nshort",
+    "/nothing": b"\0\1\2\3\r\n\r\n",
+}
 
 
 def respond(method, target, headers, body):

@@ -14,19 +14,24 @@ use rcgen::{
 pub fn write(directory: &Path, names: &[&str]) -> anyhow::Result<PathBuf> {
     let (good, other) = (authority("trusted")?, authority("untrusted")?);
     for name in names {
-        leaf(directory, name, leaf_params(name)?, &good)?;
+        leaf(directory, name, &leaf_params(name)?, &good)?;
     }
     leaf(
         directory,
         "untrusted.test",
-        leaf_params("untrusted.test")?,
+        &leaf_params("untrusted.test")?,
         &other,
     )?;
-    leaf(directory, "wrong.test", leaf_params("another.test")?, &good)?;
+    leaf(
+        directory,
+        "wrong.test",
+        &leaf_params("another.test")?,
+        &good,
+    )?;
     let mut expired = leaf_params("expired.test")?;
     expired.not_before = date_time_ymd(2001, 1, 1);
     expired.not_after = date_time_ymd(2002, 1, 1);
-    leaf(directory, "expired.test", expired, &good)?;
+    leaf(directory, "expired.test", &expired, &good)?;
     let path = directory.join("authority.pem");
     fs_err::write(&path, good.pem())?;
     Ok(path)
@@ -48,7 +53,7 @@ fn leaf_params(name: &str) -> anyhow::Result<CertificateParams> {
 fn leaf(
     directory: &Path,
     name: &str,
-    params: CertificateParams,
+    params: &CertificateParams,
     issuer: &CertifiedIssuer<'static, KeyPair>,
 ) -> anyhow::Result<()> {
     let key = KeyPair::generate()?;

@@ -13,7 +13,7 @@
 //! each namespace is held by a program that waits for the end of its input.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,8 +140,18 @@ impl Network {
     }
 
     /// The authority that the server is to trust.
-    pub fn authority(&self) -> std::path::PathBuf {
+    pub fn authority(&self) -> PathBuf {
         self.directory.path().join("authority.pem")
+    }
+
+    /// Where the server logs to.
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// Where TLS would log its keys if it were asked by its environment.
+    pub fn key_log(&self) -> PathBuf {
+        self.directory.path().join("keys")
     }
 
     /// Does something that blocks in the server's network.

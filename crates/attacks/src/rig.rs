@@ -81,6 +81,14 @@ pub fn options(network: &Network) -> anyhow::Result<Options> {
     Ok(Options {
         flags,
         beside: Some(network.server_pid()?),
+        log: Some(network.log()),
+        env: vec![
+            ("TOMBOLO_LOG".to_owned(), "debug".to_owned()),
+            (
+                "SSLKEYLOGFILE".to_owned(),
+                network.key_log().to_string_lossy().into_owned(),
+            ),
+        ],
         ..Options::default()
     })
 }
@@ -136,6 +144,19 @@ impl Rig {
         act: impl FnOnce(&Client) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let client = self.client.clone();
+        self.network.inside(move || act(&client)).await
+    }
+
+    /// The same with every right there is.
+    pub async fn admin<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Client) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let token = fs_err::read_to_string(self.world.state().join("run/admin-token"))?;
+        let client = Client {
+            token: token.trim().to_owned(),
+            ..self.client.clone()
+        };
         self.network.inside(move || act(&client)).await
     }
 

@@ -59,6 +59,10 @@ pub struct Options {
     /// A process whose network and mounts the server has too, instead of
     /// those of the test.
     pub beside: Option<u32>,
+    /// Variables of its environment besides those of the test.
+    pub env: Vec<(String, String)>,
+    /// Where it logs to, if not to where the test does.
+    pub log: Option<PathBuf>,
     /// The size in MiB of a file system for the state directory alone; it is
     /// in memory and ends with the last process that uses it.
     pub room_mib: Option<u32>,
@@ -70,6 +74,8 @@ impl Default for Options {
             pool_size: POOL_SIZE,
             flags: Vec::new(),
             beside: None,
+            env: Vec::new(),
+            log: None,
             room_mib: None,
         }
     }
@@ -124,6 +130,10 @@ impl World {
         let shared = PathBuf::from(variable(STATE_VARIABLE)?);
         let binary = PathBuf::from(variable(BINARY_VARIABLE)?);
         let directory = borrow(&shared).await?;
+        let log = match &options.log {
+            None => Stdio::inherit(),
+            Some(path) => fs_err::File::create(path)?.into_parts().0.into(),
+        };
         let mut up = options
             .starter(&binary, directory.path())
             .inherit_env()
@@ -131,7 +141,8 @@ impl World {
             .arg(directory.path())
             .args(["--pool-size", &options.pool_size.to_string()])
             .args(&options.flags)
-            .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
+            .envs(options.env.clone())
+            .spawn(Stdio::null(), Stdio::piped(), log)?;
         let output = up.stdout.take().context("standard output is piped")?;
         let mut line = String::new();
         let mut reader = BufReader::new(output);

@@ -80,7 +80,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         &["api", "guest-proto", "ids", "node-proto", "proc", "secret"],
     ),
     ("e2e", &["api", "ids", "proc", "testkit"]),
-    ("attacks", &["api", "e2e", "proc", "testkit"]),
+    ("attacks", &["api", "e2e", "proc"]),
     (
         "egress-bench",
         &["ids", "net", "node-proto", "proc", "secret"],
@@ -133,7 +133,7 @@ const UNREACHABLE: [(&str, &[&str], &str); 8] = [
 ];
 
 /// Crates that only tests may depend on.
-const TESTS_ONLY: [(&str, &[&str]); 1] = [("testkit", &["e2e", "attacks"])];
+const TESTS_ONLY: [(&str, &[&str]); 1] = [("testkit", &["e2e"])];
 
 const MEND_EDGE: &str = "move the code to the layer it belongs to; a new edge is a decision for ARCHITECTURE.md and this table";
 const MEND_LINTS: &str = "add `[lints]` with `workspace = true` to the manifest";

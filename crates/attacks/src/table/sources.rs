@@ -50,11 +50,16 @@ impl Sources {
                 let path = format!("{directory}/{name}");
                 if entry.file_type()?.is_dir() {
                     directories.push(path);
-                } else if name.ends_with(".rs") {
+                } else if Path::new(&name)
+                    .extension()
+                    .is_some_and(|extension| extension == "rs")
+                {
                     sources.read_rust(&path, &fs_err::read_to_string(entry.path())?)?;
                 } else if path.starts_with(GUEST)
                     && name.starts_with("cases_")
-                    && name.ends_with(".py")
+                    && Path::new(&name)
+                        .extension()
+                        .is_some_and(|extension| extension == "py")
                 {
                     sources.read_python(&path, &fs_err::read_to_string(entry.path())?);
                 }

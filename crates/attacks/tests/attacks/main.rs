@@ -5,12 +5,14 @@
     reason = "all of this file is a test"
 )]
 
+mod leaks;
 mod special;
 mod values;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
+use tokio::time::Instant;
 use tombolo_attacks::network::Network;
 use tombolo_attacks::rig::{self, Rig};
 use tombolo_attacks::table::{Sources, rows, workspace};
@@ -26,7 +28,8 @@ async fn no_attack_succeeds() {
         let rig = Rig::new(world, network).await?;
         let sources = Sources::read(workspace())?;
         let sandbox = rig.create(rig.usual()).await?;
-        let only = std::env::var("ONLY").unwrap_or_default();
+        let only = std::env::var_os("ONLY").unwrap_or_default();
+        let only = only.to_string_lossy();
         let mut failed = Vec::new();
         for row in rows() {
             let is_wanted = only.split(',').any(|id| row.id.starts_with(id));
@@ -34,7 +37,7 @@ async fn no_attack_succeeds() {
                 continue;
             }
             let begun = Instant::now();
-            let wrong = match special::attack(&rig, row.id).await? {
+            let wrong = match special::attack(&rig, &sandbox, row.id).await? {
                 Some(wrong) => wrong,
                 None if sources.is_in_guest(row.id) => rig.attack(&sandbox, row.id).await?,
                 None => continue,

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tombolo_attacks::rig::Rig;
 use tombolo_e2e::host;
 
-use crate::values;
+use crate::{leaks, values};
 
 /// Sandboxes that are made while others look at the network.
 const CREATE_COUNT: usize = 30;
@@ -23,7 +23,11 @@ const SEVERED_MAX: Duration = Duration::from_millis(1000 + 500);
 const NEIGHBOUR_MAX: Duration = Duration::from_secs(5);
 
 /// Does what is special about an attack; none if nothing is.
-pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<String>>> {
+pub(super) async fn attack(
+    rig: &Rig,
+    sandbox: &str,
+    id: &str,
+) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(match id {
         "NET-12" | "DNS-09" | "DNS-12" => own_sandbox(rig, id, rig.usual()).await?,
         "DNS-05" => own_sandbox(rig, id, without_dns_over_https(rig)).await?,
@@ -33,7 +37,13 @@ pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<Str
         "NET-15" => tightened(rig).await?,
         "NET-16" => killed(rig).await?,
         "NET-18" => flooded(rig).await?,
-        _ => return values::attack(rig, id).await,
+        _ => {
+            let special = values::attack(rig, id).await?;
+            return match special {
+                Some(wrong) => Ok(Some(wrong)),
+                None => leaks::attack(rig, sandbox, id).await,
+            };
+        }
     }))
 }
 
@@ -156,18 +166,29 @@ async fn tightened(rig: &Rig) -> anyhow::Result<Vec<String>> {
     Ok(wrong)
 }
 
+/// Waits until a part of the server that was killed is there again; its process.
+pub(super) async fn another(rig: &Rig, name: &str, old: Pid) -> anyhow::Result<i32> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(now) = host::part(&rig.world, name)
+            && now != old
+        {
+            return Ok(now.as_raw_nonzero().get());
+        }
+        ensure!(Instant::now() < give_up, "no other {name} is started");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// NET-16: nothing gets out while nobody carries it, and it works again after.
 async fn killed(rig: &Rig) -> anyhow::Result<Vec<String>> {
     let sandbox = rig.create(rig.usual()).await?;
-    let old = rig.proxy()?;
-    host::kill(Pid::from_raw(old).context("a process")?)?;
+    let old = host::part(&rig.world, "egress-proxy")?;
+    host::kill(old)?;
     // Nobody is there to record what is tried now.
     let mut wrong = rig.run(&sandbox, "NET-16", &[]).await?.failures;
+    another(rig, "egress-proxy", old).await?;
     let give_up = Instant::now() + PATIENCE;
-    while rig.proxy().ok().is_none_or(|now| now == old) {
-        ensure!(Instant::now() < give_up, "no other proxy is started");
-        sleep(LOOK_AGAIN).await;
-    }
     loop {
         let report = rig.run(&sandbox, "NET-16", &["works"]).await?;
         if report.failures.is_empty() {

@@ -14,11 +14,11 @@ pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<Str
     let ours = json!([{ "id": "ours", "host": "origin.test", "path": "/ours/**" }]);
     Ok(Some(match id {
         "NET-17" | "SUB-18" => another_sandbox(rig).await?,
-        "TLS-12" => own_sandbox(rig, id, policy(rig, "passthrough", json!(["good.test"]))).await?,
+        "TLS-12" => own_sandbox(rig, id, policy(rig, "passthrough", &json!(["good.test"]))).await?,
         "TLS-14" => another_authority(rig).await?,
-        "HTTP-16" | "HTTP-17" => own_sandbox(rig, id, policy(rig, "rules", reading)).await?,
+        "HTTP-16" | "HTTP-17" => own_sandbox(rig, id, policy(rig, "rules", &reading)).await?,
         "HTTP-21" => required(rig).await?,
-        "HTTP-22" => own_sandbox(rig, id, policy(rig, "rules", ours)).await?,
+        "HTTP-22" => own_sandbox(rig, id, policy(rig, "rules", &ours)).await?,
         "HTTP-27" => not_shared(rig).await?,
         "SUB-01" | "SUB-02" => with_value(rig, id).await?,
         "SUB-23" => changed(rig).await?,
@@ -27,7 +27,7 @@ pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<Str
 }
 
 /// The usual list and secret in a policy document, with one part of `net`.
-fn policy(rig: &Rig, part: &str, value: Value) -> Value {
+fn policy(rig: &Rig, part: &str, value: &Value) -> Value {
     let mut usual = rig.usual();
     let secret = json!({ "hosts": ["origin.test"] });
     let document = json!({
@@ -100,7 +100,7 @@ async fn another_authority(rig: &Rig) -> anyhow::Result<Vec<String>> {
 
 /// HTTP-21: only the sandbox's own credential goes to a host that requires it.
 async fn required(rig: &Rig) -> anyhow::Result<Vec<String>> {
-    let mut config = policy(rig, "rules", json!([]));
+    let mut config = policy(rig, "rules", &json!([]));
     config["egress_policy"]["secrets"]["KEY"]["require"] = json!(true);
     let since = rig.network.origin.count();
     let mut wrong = own_sandbox(rig, "HTTP-21", config).await?;
