@@ -106,6 +106,15 @@ pub(crate) enum ConfigError {
     },
 }
 
+/// Why it is not known what a server that runs was given.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotFollowedError {
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    #[error("the settings cannot be written")]
+    Encode(#[from] serde_json::Error),
+}
+
 impl ConfigError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> String {
@@ -176,17 +185,21 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Where the settings of a server that runs are others, by name. Its
-    /// address is no matter, and its isolation is known otherwise.
-    pub(crate) fn differences(&self, running: &Self) -> Result<Vec<String>, serde_json::Error> {
+    /// Which keys of a configuration file a server that runs was not given as they
+    /// are there: by another file, by a flag, or because it changed since.
+    pub(crate) fn not_followed(
+        &self,
+        running: &Self,
+        file: &Path,
+    ) -> Result<Vec<String>, NotFollowedError> {
         let ours = flat(serde_json::to_value(self)?);
         let theirs = flat(serde_json::to_value(running)?);
-        let names = ours
-            .keys()
-            .filter(|name| ours.get(*name) != theirs.get(*name));
-        let counts =
-            |name: &&String| ![keys::LISTEN.name, keys::ISOLATION.name].contains(&name.as_str());
-        Ok(names.filter(counts).cloned().collect())
+        let named = file::read(ConfigFile::Named(file))?.values;
+        let named = named.into_keys().filter(|key| {
+            let field = field_of(key);
+            ours.get(field) != theirs.get(field)
+        });
+        Ok(named.collect())
     }
 
     /// One user must not read what the other keeps.
@@ -236,6 +249,15 @@ impl EgressSettings {
             audit_file_bytes_max: NonZeroU64::MIN.saturating_add((audit_file_mib << 20) - 1),
             audit_files_kept: NonZeroU32::MIN.saturating_add(audit_files - 1),
         })
+    }
+}
+
+/// The field that a key is written to, where it has not the key's name.
+fn field_of(key: &str) -> &str {
+    match key {
+        _ if key == keys::EGRESS_AUDIT_FILE_MIB.name => "egress.audit_file_bytes_max",
+        _ if key == keys::EGRESS_AUDIT_FILES.name => "egress.audit_files_kept",
+        same => same,
     }
 }
 

@@ -193,6 +193,11 @@ impl World {
         &self.announcement.token
     }
 
+    /// The program under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The state directory of this server alone, as the test can look into it.
     pub fn state(&self) -> &Path {
         &self.state

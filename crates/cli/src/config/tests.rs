@@ -238,6 +238,43 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
+fn only_what_the_file_says_is_compared_with_a_server_that_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let file = ConfigFile::Named(&path);
+    let given =
+        "pool_size = 2\nlifetime_max = \"2h\"\n[egress]\naudit_files = 3\naudit_file_mib = 5\n";
+    fs_err::write(&path, given).unwrap();
+    let resolve = |flags: &[(&'static str, &str)]| {
+        let flags = flags.iter().map(|(key, value)| (*key, (*value).to_owned()));
+        Settings::resolve(&flags.collect(), &Environment::default(), file, MACHINE).unwrap()
+    };
+    let ours = resolve(&[]);
+    let cases: [(&[(&str, &str)], &[&str]); 5] = [
+        (&[], &[]),
+        (&[("listen", "127.0.0.1:9"), ("vcpu_count", "1")], &[]),
+        (&[("pool_size", "3")], &["pool_size"]),
+        (
+            &[("egress.audit_files", "4"), ("lifetime_max", "3h")],
+            &["egress.audit_files", "lifetime_max"],
+        ),
+        (
+            &[("egress.audit_file_mib", "6")],
+            &["egress.audit_file_mib"],
+        ),
+    ];
+    for (running, expected) in cases {
+        let found = ours.not_followed(&resolve(running), &path).unwrap();
+        assert_eq!(found, expected, "{running:?}");
+    }
+    // Every key has a field.
+    let fields = flat(serde_json::to_value(&ours).unwrap());
+    for key in KEYS {
+        assert!(fields.contains_key(field_of(key.name)), "{}", key.name);
+    }
+}
+
+#[test]
 fn variables_that_mean_nothing_are_noticed() {
     let environment = Environment::of(&[
         ("TOMBOLO_POOLSIZE", "1"),

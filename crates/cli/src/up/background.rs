@@ -73,14 +73,14 @@ fn check_settings(context: &Context, running: &Running) -> Outcome {
         return Ok(());
     };
     let ours = context.settings(&Flags::new())?;
-    let differences = ours.differences(theirs)?;
-    if differences.is_empty() {
+    let others = ours.not_followed(theirs, named)?;
+    if others.is_empty() {
         return Ok(());
     }
     let what = format!(
-        "the server that runs has not the configuration of {}: {} differ",
+        "the server that runs was not given what {} says of {}",
         named.display(),
-        differences.join(", ")
+        others.join(", ")
     );
     Err(Failure::message(ExitCode::Config, what).hint(format!(
         "stop it by: kill {}; one that \"tombolo run\" started ends a minute after its last sandbox",
