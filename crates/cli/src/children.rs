@@ -49,6 +49,7 @@ pub(crate) fn node() -> Outcome {
 pub(crate) fn egress() -> Outcome {
     let launch: EgressLaunch = read_launch()?;
     privileges::raise_descriptor_limit();
+    privileges::raise_locked_memory_limit();
     let run_as = launch.settings.run_as;
     let opened = egress_program::open(launch)?;
     privileges::drop_to(run_as).map_err(|error| Failure::new(ExitCode::NoPermission, error))?;

@@ -2,7 +2,7 @@
 //! `crates/node-proto/proto/egress.proto` says.
 
 mod descriptors;
-mod explain;
+pub(crate) mod explain;
 
 use std::{pin::Pin, sync::Arc};
 

@@ -2,7 +2,8 @@
 
 #![expect(
     clippy::tests_outside_test_module,
-    reason = "an integration test is a module of its own"
+    clippy::unwrap_used,
+    reason = "an integration test is a module of its own, and fails by panicking"
 )]
 
 use std::{
@@ -64,6 +65,15 @@ async fn it_starts_hardened_and_once() {
         .find(|line| line.starts_with("Max core file size"))
         .unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // Where memory may be locked, all of it is.
+    let status = fs_err::read_to_string("/proc/self/status").unwrap();
+    let field = |text: &str, name: &str, at: usize| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(at).unwrap().to_owned()
+    };
+    let is_unlimited = field(&limits, "Max locked memory", 3) == "unlimited";
+    let locked_kib: u64 = field(&status, "VmLck:", 1).parse().unwrap();
+    assert_eq!(locked_kib > 0, is_unlimited, "{status}");
     let second = run(config(directory.path()), listeners(directory.path()), || {}).await;
     assert!(
         matches!(second, Err(EgressError::Busy { .. })),

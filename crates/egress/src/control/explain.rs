@@ -15,7 +15,7 @@ use crate::{
 
 /// A URL that cannot be explained.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ExplainError {
+pub(crate) enum ExplainError {
     #[error("not a URL")]
     Url(#[from] InvalidUri),
     #[error("write the URL whole: https://host/path, http://host/path or tcp://host:port")]
@@ -38,7 +38,7 @@ enum Kind {
 }
 
 /// Explains connection, interception, secrets and rules.
-pub(super) fn explain(sandbox: &Sandbox, asked: &ExplainRequest) -> Result<Value, ExplainError> {
+pub(crate) fn explain(sandbox: &Sandbox, asked: &ExplainRequest) -> Result<Value, ExplainError> {
     let uri: Uri = asked.url.parse()?;
     let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
         return Err(ExplainError::Relative);

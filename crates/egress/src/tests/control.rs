@@ -2,6 +2,7 @@
 //! and a restart in between.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -24,13 +25,14 @@ use tombolo_secret::{Placeholder, SealingKey, SecretContext, SecretName, SecretV
 use tombolo_substitute::{Destination, Flow, Scheme, ScrubMode};
 use tonic::{Code, Request};
 
-use super::rig::{CANARY, PATIENCE, policy};
+use super::rig::{CANARY, PATIENCE, Rig, policy};
 use crate::{
     audit::Audit,
     clock::Clock,
     control::{Control, Descriptors, open_descriptors},
     counters::Counters,
     registry::Registry,
+    rules::Rules,
     sandbox::Shared,
     store::Store,
     upstream::Resolver,
@@ -331,4 +333,77 @@ async fn secrets_are_given_and_revoked_one_by_one() {
     let unknown = ChangeSecretsRequest::default();
     let refused = control.change_secrets(Request::new(unknown)).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+}
+
+/// What is explained of a URL or a connection, by names, addresses and addresses of ours.
+#[tokio::test]
+async fn connections_to_addresses_are_explained() {
+    let rig = Rig::new(policy(|document| {
+        document["allow_net"] = json!(["good.test", "93.184.216.34:443", "db.test:5432"]);
+        document["net"] = json!({"rules": [{"id": "r", "host": "good.test", "method": "GET"}]});
+    }))
+    .await;
+    let virtual_address = rig.address_of("good.test");
+    let explain = |url: &str| {
+        let asked = ExplainRequest {
+            method: "POST".to_owned(),
+            url: url.to_owned(),
+            ..ExplainRequest::default()
+        };
+        crate::control::explain::explain(&rig.sandbox, &asked)
+    };
+    for (url, connect, terminated, request) in [
+        ("https://good.test/x", "allow", true, Some("deny")),
+        ("tcp://good.test:443", "allow", false, None),
+        ("https://93.184.216.34/x", "allow", false, Some("allow")),
+        ("https://93.184.216.34:444/x", "deny", false, Some("allow")),
+        ("http://[2606:4700::1]/", "deny", false, Some("allow")),
+        ("tcp://169.254.169.254:80", "deny", false, None),
+        ("tcp://[::ffff:10.0.0.1]:22", "deny", false, None),
+        ("tcp://db.test:5432", "allow", false, None),
+        ("tcp://db.test:5433", "deny", false, None),
+    ] {
+        let said = explain(url).unwrap();
+        assert_eq!(said["connect"]["verdict"], connect, "{url}: {said}");
+        assert_eq!(said["terminated"], terminated, "{url}: {said}");
+        assert_eq!(
+            said["request"]["verdict"].as_str(),
+            request,
+            "{url}: {said}"
+        );
+    }
+    let said = explain(&format!("https://{virtual_address}/x")).unwrap();
+    assert_eq!(said["name"], "good.test");
+    assert_eq!(said["secrets"], json!(["KEY"]));
+    assert_eq!(
+        explain("https://93.184.216.34/").unwrap()["address"],
+        "93.184.216.34"
+    );
+    for url in [
+        "/x",
+        "ftp://good.test/",
+        "tcp://good.test",
+        "https://198.19.7.7/",
+        "https://0x7f.1/",
+    ] {
+        assert!(explain(url).is_err(), "{url}");
+    }
+    rig.finish(0).await;
+}
+
+/// A form of placeholder that is not built is refused and not passed over.
+#[test]
+fn placeholders_have_one_form() {
+    for form in [json!({"shape": "sk-{}"}), json!({"same_length": true})] {
+        let document = policy(|document| document["secrets"]["KEY"]["placeholder"] = form);
+        let document = serde_json::from_value(document).unwrap();
+        let operator = OperatorRules::closed();
+        let refused = Rules::build(&document, &[], &operator, &BTreeMap::new(), 1).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("placeholder of the secret KEY"),
+            "{refused}"
+        );
+    }
 }

@@ -506,11 +506,20 @@ async fn tls_15_the_port_says_nothing() {
         .talk(stream, GET.replace("good.test", "evil.test").as_bytes())
         .await;
     assert_eq!(status(&answer), 421, "{answer}");
-    let hello = Hello::new(&rig, "plain.test").records(16_384);
-    let mut stream = rig.connect("plain.test", 8080).await;
-    stream.write_all(&hello).await.unwrap();
-    let read = timeout(PATIENCE, stream.read(&mut [0; 8])).await.unwrap();
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    let stream = rig.connect("plain.test", 8080).await;
+    let name = ServerName::try_from("plain.test").unwrap();
+    let stream = timeout(PATIENCE, connector.connect(name, stream))
+        .await
+        .unwrap()
+        .unwrap();
+    let answer = rig
+        .talk(
+            stream,
+            GET.replace("good.test", "plain.test:8080").as_bytes(),
+        )
+        .await;
+    assert_eq!(status(&answer), 403, "{answer}");
+    assert!(answer.contains("port_not_listed"), "{answer}");
     rig.finish(2).await;
 }
 

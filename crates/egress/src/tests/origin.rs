@@ -379,7 +379,7 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
             .status(304)
             .header(header::ETAG, "\"e1\"")
             .body(whole(Vec::new())),
-        "/large" => response
+        "/large" => Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .body(Full::new(large()).boxed_unsync()),
         path if path.starts_with("/escaped/") => {
@@ -389,7 +389,7 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
         "/unknown-coding" => response
             .header(header::CONTENT_ENCODING, "x-own")
             .body(whole(echo(arrived).into_bytes())),
-        "/binary" => response
+        "/binary" => Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .body(whole([b"\0\x01", CANARY.as_bytes(), b"\xff"].concat())),
         "/sliced" => {
@@ -399,7 +399,7 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
                 .map(|byte| Ok(Frame::data(Bytes::from(vec![byte]))));
             response.body(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
         }
-        "/events" => response
+        "/events" => Response::builder()
             .header(header::CONTENT_TYPE, "text/event-stream")
             .body(events()),
         "/upgrade" => {
@@ -496,7 +496,27 @@ fn websocket(arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> Response<
     use futures_util::{SinkExt as _, StreamExt as _};
     use tokio_tungstenite::{
         WebSocketStream,
-        tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
+        tungstenite::{
+            Message,
+            handshake::derive_accept_key,
+            protocol::{
+                CloseFrame, Role,
+                frame::{
+                    Frame,
+                    coding::{CloseCode, Data, OpCode},
+                },
+            },
+        },
+    };
+    let pieces = |text: &str| {
+        let pieces: Vec<&[u8]> = text.as_bytes().chunks(5).collect();
+        let last = pieces.len() - 1;
+        let frame = |(at, piece): (usize, &&[u8])| {
+            let code = if at == 0 { Data::Text } else { Data::Continue };
+            let bytes = Bytes::copy_from_slice(piece);
+            Message::Frame(Frame::message(bytes, OpCode::Data(code), at == last))
+        };
+        pieces.iter().enumerate().map(frame).collect::<Vec<_>>()
     };
     let key = arrived.headers.get(header::SEC_WEBSOCKET_KEY).unwrap();
     let accept = derive_accept_key(key.as_bytes());
@@ -507,7 +527,18 @@ fn websocket(arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> Response<
         while let Some(Ok(message)) = socket.next().await {
             if let Message::Text(text) = message {
                 let reply = format!("got {text} and {CANARY}");
-                drop(socket.send(Message::text(reply)).await);
+                let replies = match text.as_str() {
+                    "binary" => vec![Message::binary(reply)],
+                    "close" => vec![Message::Close(Some(CloseFrame {
+                        code: CloseCode::Normal,
+                        reason: reply.into(),
+                    }))],
+                    "pieces" => pieces(&reply),
+                    _ => vec![Message::text(reply)],
+                };
+                for reply in replies {
+                    drop(socket.send(reply).await);
+                }
             }
         }
     });

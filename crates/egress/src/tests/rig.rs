@@ -218,6 +218,17 @@ impl Rig {
     {
         // The other end may close before it has read all.
         drop(stream.write_all(bytes).await);
+        self.read(stream).await
+    }
+
+    /// Reads until the other end closes.
+    pub(super) async fn read(&self, stream: impl AsyncRead + Unpin) -> String {
+        let read = self.read_bytes(stream).await;
+        String::from_utf8_lossy(&read).into_owned()
+    }
+
+    /// The same, for what is no text.
+    pub(super) async fn read_bytes(&self, mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
         let mut read = Vec::new();
         let mut chunk = [0; 4096];
         loop {
@@ -227,7 +238,7 @@ impl Rig {
             }
         }
         self.seen.lock().extend_from_slice(&read);
-        String::from_utf8_lossy(&read).into_owned()
+        read
     }
 
     /// One request over TLS to `good.test`, written by hand.
