@@ -71,6 +71,14 @@ fn help_goes_to_standard_output() {
         &["sandbox", "--help"],
         &["sandbox", "copy", "--help"],
         &["token", "create", "--help"],
+        &["egress", "policy", "get", "--help"],
+        &["egress", "policy", "set", "--help"],
+        &["egress", "secret", "list", "--help"],
+        &["egress", "secret", "put", "--help"],
+        &["egress", "secret", "revoke", "--help"],
+        &["egress", "tail", "--help"],
+        &["egress", "top", "--help"],
+        &["egress", "explain", "--help"],
         &["doctor", "--help"],
         &["bench", "--help"],
     ] {
@@ -93,6 +101,7 @@ fn help_goes_to_standard_output() {
       doctor       Say what this machine can do, and how to mend what it cannot
       setup        Get everything that sandboxes need; "run" and "up" do this by themselves
       sandbox      Create, use and end sandboxes
+      egress       See and change what sandboxes send out: policies, secrets, records
       token        Create, list and revoke the tokens that open the server
       bench        Measure this machine: create, exec, files, many at once, memory
       completions  Print what makes a shell complete this command
