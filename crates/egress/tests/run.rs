@@ -2,8 +2,7 @@
 
 #![expect(
     clippy::tests_outside_test_module,
-    clippy::unwrap_used,
-    reason = "an integration test is a module of its own, and fails by panicking"
+    reason = "an integration test is a module of its own"
 )]
 
 use std::{

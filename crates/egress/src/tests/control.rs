@@ -38,6 +38,8 @@ use crate::{
     upstream::Resolver,
 };
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// A process with its state in a directory.
 fn start(directory: &Path) -> Control {
     let counters = Arc::new(Counters::default());
@@ -251,7 +253,7 @@ async fn headers_and_the_body_are_part_of_what_is_explained() {
     let json_type = ("content-type", "application/json");
     let team = ("x-team", "a");
     let small = Some(r#"{"model": "small"}"#);
-    let cases: [(&[(&str, &str)], Option<&str>, &str); 5] = [
+    let cases: [(Headers<'_>, Option<&str>, &str); 5] = [
         (&[json_type, team], small, "allow"),
         (&[json_type, team], Some(r#"{"model": "large"}"#), "deny"),
         (&[json_type], small, "deny"),

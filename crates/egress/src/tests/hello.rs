@@ -45,8 +45,7 @@ struct Hello {
 
 impl Hello {
     fn new(rig: &Rig, name: &str) -> Self {
-        let mut config = rig.tls_config(&["http/1.1"]);
-        config = restricted(config, rig);
+        let config = restricted(&rig.tls_config(&["http/1.1"]), rig);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
         let mut record = Vec::new();
@@ -101,7 +100,7 @@ impl Hello {
 }
 
 /// The same client, of TLS 1.2 alone.
-fn restricted(config: ClientConfig, rig: &Rig) -> ClientConfig {
+fn restricted(config: &ClientConfig, rig: &Rig) -> ClientConfig {
     let provider = Arc::clone(config.crypto_provider());
     let pem = rig.sandbox.authority.certificate_pem();
     let mut roots = rustls::RootCertStore::empty();
@@ -191,14 +190,13 @@ async fn tls_05_a_hello_is_read_in_any_pieces() {
             hello.put_first(PADDING, vec![0; padding]);
         }
         for record_len in [1, 7, 100, 1024, 16_384] {
+            // Not so many pieces that the test takes long.
             if padding / record_len > 2000 {
                 continue;
             }
             let bytes = hello.records(record_len);
-            for piece_len in [1, 3, 1024, 100_000] {
-                if bytes.len() / piece_len > 3000 {
-                    continue;
-                }
+            let pieces = [1, 3, 1024, 100_000].into_iter();
+            for piece_len in pieces.filter(|len| bytes.len() / len <= 3000) {
                 let answer = answer(&rig, 443, bytes.chunks(piece_len)).await;
                 assert_eq!(
                     answer,
@@ -221,7 +219,7 @@ async fn tls_05_a_hello_that_is_too_long_is_refused() {
     hello.put_first(PADDING, vec![0; 60_000]);
     let message = hello.message();
     // The message says that it is longer than it is, and goes on.
-    let long = [&[1, 0x03, 0, 0], &message[4..], &[0; 100_000]].concat();
+    let long = [&[1, 0x03, 0, 0], &message[4..], &vec![0; 100_000]].concat();
     let answer = answer(&rig, 443, records(&long, 16_384).chunks(4096)).await;
     assert!(
         matches!(answer, Answer::Ended | Answer::Alert(_)),
@@ -442,7 +440,9 @@ async fn tls_09_a_ticket_is_of_one_name() {
             assert_eq!(status(&answer), 200, "{answer}");
             let ticket = sessions.last.lock().unwrap();
             assert_eq!(
-                ticket.as_ref().map(|ticket| ticket.max_early_data_size()),
+                ticket
+                    .as_ref()
+                    .map(Tls13ClientSessionValue::max_early_data_size),
                 Some(0)
             );
         }

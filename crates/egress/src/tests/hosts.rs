@@ -246,7 +246,11 @@ async fn http_20_a_rule_is_not_evaded_by_the_form_of_a_body() {
         assert!(arrived.iter().all(|arrived| arrived.body == body), "{id}");
         rig.finish(1).await;
     }
-    // Another type than the one the rule reads, with the same bytes.
+}
+
+/// HTTP-20: another type than the one a rule reads, with the same bytes.
+#[tokio::test]
+async fn http_20_a_rule_is_not_evaded_by_the_type_of_a_body() {
     let rules = json!({"rules": [{"id": "r", "host": "good.test", "json": {"/model": {"equals": "good"}}}]});
     let rig = Rig::new(policy(|document| document["net"] = rules)).await;
     let answer = rig.talk_tls("POST / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 16\r\n\r\n{\"model\":\"good\"}").await;

@@ -78,7 +78,7 @@ fn get(path: &str) -> Vec<(&str, &str)> {
 struct Outcome {
     body: Vec<u8>,
     is_answered: bool,
-    /// RST_STREAM or GOAWAY, or the end of the connection.
+    /// `RST_STREAM` or `GOAWAY`, or the end of the connection.
     is_refused: bool,
 }
 
@@ -175,9 +175,45 @@ enum Expected {
 /// the protocol.
 #[tokio::test]
 async fn http_04_05_25_heads_of_http2_that_are_not_what_they_seem() {
+    for (id, head, expected) in heads().into_iter().chain(broken_heads()) {
+        let rig = Rig::usual().await;
+        let mut client = Client::new(&rig).await;
+        let flags = END_STREAM | END_HEADERS;
+        client.send(&frame(HEADERS, flags, 1, &fields(&head))).await;
+        let outcome = client.outcome(&rig, 1).await;
+        let body = String::from_utf8_lossy(&outcome.body).into_owned();
+        let arrived = rig.origin.arrived.lock().clone();
+        match expected {
+            Expected::Arrives => {
+                assert_eq!(arrived.len(), 1, "{id}: {body}");
+                assert!(!arrived[0].headers.contains_key("host"), "{id}");
+            }
+            Expected::Code(code) => assert!(body.contains(code), "{id}: {outcome:?} {body}"),
+            Expected::Protocol => {
+                // Either the library ends the stream, or it answers 400 by itself.
+                assert!(
+                    outcome.is_refused || outcome.body.is_empty(),
+                    "{id}: {body}"
+                );
+            }
+        }
+        assert_eq!(
+            arrived.len(),
+            usize::from(matches!(expected, Expected::Arrives)),
+            "{id}"
+        );
+        drop(client);
+        rig.sandbox.close().await;
+    }
+}
+
+type Case = (&'static str, Vec<(&'static str, &'static str)>, Expected);
+
+/// Heads that name a host more than once, or another.
+fn heads() -> Vec<Case> {
     use Expected::{Arrives, Code, Protocol};
     let misdirected = Code("authority_mismatch");
-    let cases: Vec<(&str, Vec<(&str, &str)>, Expected)> = vec![
+    vec![
         ("HTTP-04 same", get("/a"), Arrives),
         ("HTTP-04 other", with(":authority", "bad.test"), misdirected),
         (
@@ -201,6 +237,13 @@ async fn http_04_05_25_heads_of_http2_that_are_not_what_they_seem() {
             [get("/a"), vec![("host", "good.test"), ("host", "bad.test")]].concat(),
             Code("duplicate_host"),
         ),
+    ]
+}
+
+/// Heads that are none.
+fn broken_heads() -> Vec<Case> {
+    use Expected::{Code, Protocol};
+    vec![
         ("HTTP-13 upgrade", and("upgrade", "h2c"), Protocol),
         (
             "HTTP-14 extended CONNECT",
@@ -239,37 +282,7 @@ async fn http_04_05_25_heads_of_http2_that_are_not_what_they_seem() {
             [vec![("x-a", "b")], get("/a")].concat(),
             Protocol,
         ),
-    ];
-    for (id, head, expected) in cases {
-        let rig = Rig::usual().await;
-        let mut client = Client::new(&rig).await;
-        let flags = END_STREAM | END_HEADERS;
-        client.send(&frame(HEADERS, flags, 1, &fields(&head))).await;
-        let outcome = client.outcome(&rig, 1).await;
-        let body = String::from_utf8_lossy(&outcome.body).into_owned();
-        let arrived = rig.origin.arrived.lock().clone();
-        match expected {
-            Arrives => {
-                assert_eq!(arrived.len(), 1, "{id}: {body}");
-                assert!(!arrived[0].headers.contains_key("host"), "{id}");
-            }
-            Code(code) => assert!(body.contains(code), "{id}: {outcome:?} {body}"),
-            Protocol => {
-                // Either the library ends the stream, or it answers 400 by itself.
-                assert!(
-                    outcome.is_refused || outcome.body.is_empty(),
-                    "{id}: {body}"
-                );
-            }
-        }
-        assert_eq!(
-            arrived.len(),
-            usize::from(matches!(expected, Arrives)),
-            "{id}"
-        );
-        drop(client);
-        rig.sandbox.close().await;
-    }
+    ]
 }
 
 fn with<'a>(name: &str, value: &'a str) -> Vec<(&'a str, &'a str)> {
@@ -400,10 +413,8 @@ fn header_frame(stream: u32) -> Vec<u8> {
     )
 }
 
-/// HTTP-24: floods end the connection or cost next to nothing, and the sandbox goes on.
-#[tokio::test]
-async fn http_24_floods_of_frames() {
-    let floods = [
+fn floods() -> [Flood; 7] {
+    [
         Flood {
             id: "CONTINUATION",
             first: frame(HEADERS, END_STREAM, 1, &fields(&get("/"))),
@@ -462,8 +473,13 @@ async fn http_24_floods_of_frames() {
             rounds: 20_000,
             is_ended: false,
         },
-    ];
-    for flood in floods {
+    ]
+}
+
+/// HTTP-24: floods end the connection or cost next to nothing, and the sandbox goes on.
+#[tokio::test]
+async fn http_24_floods_of_frames() {
+    for flood in floods() {
         let rig = Rig::usual().await;
         let before = resident_bytes();
         let mut client = Client::new(&rig).await;
@@ -524,7 +540,7 @@ async fn send_flood(client: &mut Client<TlsStream<TcpStream>>, flood: &Flood) ->
             is_alive = sending => is_alive,
         }
     };
-    timeout(Duration::from_secs(60), either)
+    timeout(Duration::from_mins(1), either)
         .await
         .expect("neither goes on nor ends")
 }
@@ -548,7 +564,7 @@ async fn http_24_a_compressed_head_is_as_large_as_it_decodes() {
         block.extend(integer(text.len()));
         block.extend_from_slice(text.as_bytes());
     }
-    block.extend(vec![0x80 | 62; 10_000]);
+    block.extend(vec![0x80 | 0x3e; 10_000]);
     client
         .send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block))
         .await;

@@ -128,7 +128,7 @@ async fn a_refused_connection_stays_refused_when_the_policy_allows_its_host() {
     // Before the change the first is the address of refused names, the second has a port that
     // is not listed.
     let rig = Rig::new(policy(|document| {
-        document["allow_net"] = json!(["good.test:80"])
+        document["allow_net"] = json!(["good.test:80"]);
     }))
     .await;
     let addresses = [refusal(&rig), rig.address_of("good.test")];

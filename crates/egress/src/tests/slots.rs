@@ -25,7 +25,7 @@ const SLOTS: [&str; 8] = [
 
 async fn rig_with(slots: &[&str]) -> Rig {
     Rig::new(policy(|document| {
-        document["secrets"]["KEY"]["in"] = json!(slots)
+        document["secrets"]["KEY"]["in"] = json!(slots);
     }))
     .await
 }
@@ -54,117 +54,125 @@ fn percent(text: &str) -> String {
     text.bytes().map(write).collect()
 }
 
+/// A place in a request, with `{}` where the placeholder stands and `{basic}` where it stands
+/// in a token.
+struct Place {
+    slot: &'static str,
+    target: String,
+    headers: String,
+    body: String,
+    /// What arrives for the placeholder.
+    written: String,
+}
+
+impl Place {
+    fn new(slot: &'static str, target: &str, headers: &str, body: &str, written: &str) -> Self {
+        let [target, headers, body, written] = [target, headers, body, written].map(str::to_owned);
+        Self {
+            slot,
+            target,
+            headers,
+            body,
+            written,
+        }
+    }
+
+    /// Sends it with one slot on, and checks what arrives.
+    async fn check(&self, on: &str) {
+        let Self {
+            slot,
+            target,
+            headers,
+            body,
+            ..
+        } = self;
+        let rig = rig_with(&[on]).await;
+        let guest = |text: &str| fill(text, &rig.placeholder, &rig.placeholder);
+        let sent = request(&guest(target), &guest(headers), guest(body).as_bytes());
+        let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+        let answer = rig.talk(stream, &sent).await;
+        assert_eq!(status(&answer), 200, "{slot} {on}: {answer}");
+        let arrived = rig.origin.last();
+        let is_on = *slot == on;
+        let host = |text: &str| {
+            if is_on {
+                fill(text, &self.written, CANARY)
+            } else {
+                guest(text)
+            }
+        };
+        let line = arrived.line.split_once(' ').unwrap().1;
+        assert_eq!(line, host(target), "{slot} {on}");
+        assert_eq!(
+            String::from_utf8_lossy(&arrived.body),
+            host(body),
+            "{slot} {on}"
+        );
+        if let Some((name, expected)) = host(headers).trim_end().split_once(": ") {
+            assert_eq!(arrived.headers[name], expected, "{slot} {on}");
+        }
+        if !body.is_empty() {
+            let length = host(body).len().to_string();
+            assert_eq!(arrived.headers["content-length"], length);
+        }
+        let records = rig.finish(1).await;
+        let is_used = records[0]["secrets"].is_array();
+        assert_eq!(is_used, is_on, "{slot} {on}: {records:?}");
+    }
+}
+
+fn fill(text: &str, plain: &str, in_token: &str) -> String {
+    use base64::Engine as _;
+    let token = base64::engine::general_purpose::STANDARD.encode(format!("user:{in_token}"));
+    text.replace("{basic}", &token).replace("{}", plain)
+}
+
+fn places() -> Vec<Place> {
+    let multipart = "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n{}\r\n--b--\r\n";
+    let typed = |kind: &str| format!("Content-Type: {kind}\r\n");
+    vec![
+        Place::new("header", "/", "X-Key: a {} b\r\n", "", CANARY),
+        Place::new(
+            "header",
+            "/",
+            "Authorization: Basic {basic}\r\n",
+            "",
+            CANARY,
+        ),
+        Place::new("query", "/?a=1&key={}&b=%20", "", "", &percent(CANARY)),
+        Place::new("path", "/bot{}/send", "", "", &percent(CANARY)),
+        Place::new(
+            "json",
+            "/",
+            &typed("application/json"),
+            "{\"a\":[\"x{}y\"]}",
+            &CANARY.replace('"', "\\\""),
+        ),
+        Place::new(
+            "form",
+            "/",
+            &typed("application/x-www-form-urlencoded"),
+            "a=1&b={}",
+            &percent(CANARY),
+        ),
+        Place::new("text", "/", &typed("text/plain"), "x {} y", CANARY),
+        Place::new(
+            "multipart",
+            "/",
+            &typed("multipart/form-data; boundary=b"),
+            multipart,
+            CANARY,
+        ),
+    ]
+}
+
 /// SUB-02, SUB-04, SUB-05, SUB-06, SUB-07, SUB-17: a value is written where its slot is on,
 /// in the way of that place, and nowhere else.
 #[tokio::test]
 async fn sub_04_05_06_07_each_slot_is_its_own() {
-    let basic = |text: &str| {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.encode(text)
-    };
-    let multipart = "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n{}\r\n--b--\r\n";
-    let typed = |kind: &str| format!("Content-Type: {kind}\r\n");
-    // Slot, target, headers, body; `{}` is the placeholder, and `{v}` what arrives for it.
-    let cases: Vec<(&str, String, String, String, String)> = vec![
-        (
-            "header",
-            "/".into(),
-            "X-Key: a {} b\r\n".into(),
-            String::new(),
-            CANARY.into(),
-        ),
-        (
-            "header",
-            "/".into(),
-            "Authorization: Basic {basic}\r\n".into(),
-            String::new(),
-            CANARY.into(),
-        ),
-        (
-            "query",
-            "/?a=1&key={}&b=%20".into(),
-            String::new(),
-            String::new(),
-            percent(CANARY),
-        ),
-        (
-            "path",
-            "/bot{}/send".into(),
-            String::new(),
-            String::new(),
-            percent(CANARY),
-        ),
-        (
-            "json",
-            "/".into(),
-            typed("application/json"),
-            "{\"a\":[\"x{}y\"]}".into(),
-            CANARY.replace('"', "\\\""),
-        ),
-        (
-            "form",
-            "/".into(),
-            typed("application/x-www-form-urlencoded"),
-            "a=1&b={}".into(),
-            percent(CANARY),
-        ),
-        (
-            "text",
-            "/".into(),
-            typed("text/plain"),
-            "x {} y".into(),
-            CANARY.into(),
-        ),
-        (
-            "multipart",
-            "/".into(),
-            typed("multipart/form-data; boundary=b"),
-            multipart.into(),
-            CANARY.into(),
-        ),
-    ];
-    for (slot, target, headers, body, written) in &cases {
+    for place in places() {
         for on in SLOTS {
-            let rig = rig_with(&[on]).await;
-            let basic_guest = basic(&format!("user:{}", rig.placeholder));
-            let basic_host = basic(&format!("user:{CANARY}"));
-            let guest = |text: &str| {
-                text.replace("{basic}", &basic_guest)
-                    .replace("{}", &rig.placeholder)
-            };
-            let sent = request(&guest(target), &guest(headers), guest(body).as_bytes());
-            let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
-            let answer = rig.talk(stream, &sent).await;
-            assert_eq!(status(&answer), 200, "{slot} {on}: {answer}");
-            let arrived = rig.origin.last();
-            let is_on = *slot == on;
-            let value = if is_on { written } else { &rig.placeholder };
-            let host = |text: &str| {
-                let basic = if is_on { &basic_host } else { &basic_guest };
-                text.replace("{basic}", basic).replace("{}", value)
-            };
-            assert_eq!(
-                arrived.line.split_once(' ').unwrap().1,
-                host(target),
-                "{slot} {on}"
-            );
-            assert_eq!(
-                String::from_utf8_lossy(&arrived.body),
-                host(body),
-                "{slot} {on}"
-            );
-            if let Some((name, expected)) = host(headers).trim_end().split_once(": ") {
-                assert_eq!(arrived.headers[name], expected, "{slot} {on}");
-            }
-            if !body.is_empty() {
-                assert_eq!(
-                    arrived.headers["content-length"],
-                    host(body).len().to_string()
-                );
-            }
-            let records = rig.finish(1).await;
-            let is_used = records[0]["secrets"].is_array();
-            assert_eq!(is_used, is_on, "{slot} {on}: {records:?}");
+            place.check(on).await;
         }
     }
 }
