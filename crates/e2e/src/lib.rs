@@ -357,6 +357,25 @@ async fn borrow(shared: &Path) -> anyhow::Result<TempDir> {
     Ok(state)
 }
 
+/// A state directory on which set-up has everything to do that comes after the
+/// engine and the guest's first file system.
+pub async fn half_set_up() -> anyhow::Result<TempDir> {
+    let state = borrow(Path::new(&variable(STATE_VARIABLE)?)).await?;
+    let manifest_path = state.path().join("artefacts/manifest.json");
+    let manifest: Manifest = serde_json::from_str(&fs_err::read_to_string(&manifest_path)?)?;
+    fs_err::remove_file(manifest_path)?;
+    let image_dir = manifest.image.parent().context("the image has a place")?;
+    fs_err::remove_dir_all(image_dir)?;
+    Ok(state)
+}
+
+/// `tombolo setup` of the program under test, on this state directory.
+pub fn set_up(state: &Path) -> anyhow::Result<Command> {
+    let command = Command::new(PathBuf::from(variable(BINARY_VARIABLE)?));
+    let command = command.inherit_env().arg("--state-dir").arg(state);
+    Ok(command.arg("setup"))
+}
+
 async fn stop(up: &mut Child) -> anyhow::Result<()> {
     let pid = up.id().context("the server ended by itself")?;
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("a process id")?;
