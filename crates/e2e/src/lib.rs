@@ -4,6 +4,7 @@
 mod footprint;
 pub mod host;
 mod load;
+pub mod packages;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
