@@ -5,6 +5,7 @@ mod footprint;
 pub mod host;
 mod load;
 pub mod packages;
+pub mod upstream;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

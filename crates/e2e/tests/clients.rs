@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::time::timeout;
 use tombolo_e2e::packages::{installed, workspace};
+use tombolo_e2e::upstream::example;
 use tombolo_e2e::{Options, World, with_world_of};
 use tombolo_proc::Command;
 
@@ -136,9 +137,10 @@ impl Site {
         let here = workspace().join("crates/e2e/clients");
         let mut server = Command::new("python3")
             .arg(here.join("registry.py"))
-            .arg(workspace().join("examples/secret"))
+            .arg(example())
             .args([place.path().join("certificates"), site])
             .inherit_env()
+            .kill_on_drop(true)
             .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
         let output = server.stdout.take().context("standard output is piped")?;
         let mut said = String::new();

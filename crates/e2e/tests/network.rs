@@ -7,17 +7,16 @@
     reason = "all of this file is a test"
 )]
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
+use tombolo_e2e::upstream::{Upstream, example};
 use tombolo_e2e::{Options, World, with_world_of};
 use tombolo_proc::Command;
 
@@ -32,63 +31,14 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(2);
 const KEY: &str = "sk-example-0123456789";
 const PLACEHOLDER: &str = "DENO_SECRET_PLACEHOLDER_";
 
-/// The example's host, and what it prints.
-struct Upstream {
-    directory: TempDir,
-    said: Lines<BufReader<ChildStdout>>,
-    _process: Child,
-}
-
-impl Upstream {
-    async fn start() -> anyhow::Result<Self> {
-        let directory = TempDir::new()?;
-        let mut process = Command::new("python3")
-            .arg(example().join("upstream.py"))
-            .arg(directory.path())
-            .args(["--port", "0"])
-            .kill_on_drop(true)
-            .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
-        let output = process.stdout.take().context("its output is piped")?;
-        let mut upstream = Self {
-            directory,
-            said: BufReader::new(output).lines(),
-            _process: process,
-        };
-        // It says that it is there, and then how to tell Tombolo.
-        upstream.says("api.example.com is here").await?;
-        upstream.says("export TOMBOLO_CONFIG=").await?;
-        Ok(upstream)
-    }
-
-    fn config(&self) -> PathBuf {
-        self.directory.path().join("config.toml")
-    }
-
-    /// The next line, which has these words.
-    async fn says(&mut self, words: &str) -> anyhow::Result<()> {
-        let line = timeout(PATIENCE, self.said.next_line()).await??;
-        let line = line.context("the host has ended")?;
-        ensure!(
-            line.contains(words),
-            "the host says {line:?}, not {words:?}"
-        );
-        Ok(())
-    }
-}
-
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/secret")
-}
-
 async fn with_upstream<Body>(body: impl FnOnce(Arc<World>, Upstream) -> Body)
 where
     Body: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let upstream = Upstream::start().await.expect("the host starts");
-    let config = upstream.config().to_string_lossy().into_owned();
     let options = Options {
         pool_size: 1,
-        flags: vec!["--config".to_owned(), config],
+        flags: upstream.flags(),
         ..Options::default()
     };
     with_world_of(options, LIMIT, |world| body(world, upstream)).await;

@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use tombolo_e2e::packages::{installed, workspace};
-use tombolo_e2e::{World, with_world};
+use tombolo_e2e::upstream::Upstream;
+use tombolo_e2e::{Options, World, with_world_of};
 use tombolo_proc::Command;
 
 /// Everything together takes about a minute and a half.
@@ -22,6 +23,8 @@ const LIMIT: Duration = Duration::from_mins(8);
 const ROWS_MAX: Duration = Duration::from_mins(3);
 /// One example.
 const EXAMPLE_MAX: Duration = Duration::from_mins(1);
+/// The value that the drivers give to a secret.
+const KEY: &str = "sk-of-the-conformance-test";
 const TABLE: &str = "docs/reference/conformance.md";
 
 /// What a conformance driver says of one call.
@@ -57,7 +60,12 @@ impl State {
 async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
     let (python, javascript) = (Python::install().await, JavaScript::install().await);
     let (python, javascript) = (python.unwrap(), javascript.unwrap());
-    with_world(LIMIT, async move |world| {
+    let mut upstream = Upstream::start().await.unwrap();
+    let options = Options {
+        flags: upstream.flags(),
+        ..Options::default()
+    };
+    with_world_of(options, LIMIT, async move |world| {
         let rows = [
             ("Python", python.rows(&world).await?),
             ("JavaScript", javascript.rows(&world).await?),
@@ -65,6 +73,11 @@ async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
         for (sdk, rows) in &rows {
             let failed: Vec<_> = rows.iter().filter(|row| row.state == State::Fail).collect();
             ensure!(failed.is_empty(), "{sdk}: {failed:#?}");
+        }
+        // Each SDK called once, with a secret.
+        for (sdk, _) in &rows {
+            let seen = upstream.says_at_last(&format!("credential: {KEY}")).await;
+            seen.with_context(|| format!("{sdk}: the value has not arrived"))?;
         }
         check_table(&table(&rows)?)?;
         python.examples(&world).await?;
@@ -108,7 +121,8 @@ fn readme(language: &str) -> anyhow::Result<Vec<String>> {
 }
 
 async fn rows_of(driver: Command, world: &World) -> anyhow::Result<Vec<Row>> {
-    let driver = driver.envs(world.sdk_environment()).deadline(ROWS_MAX);
+    let driver = driver.envs(world.sdk_environment()).env("API_KEY", KEY);
+    let driver = driver.deadline(ROWS_MAX);
     let output = driver.run().await?;
     let lines = output.stdout_text();
     let rows = lines.lines().filter(|line| line.starts_with("{\"row\""));
