@@ -199,7 +199,7 @@ fn policy() -> serde_json::Value {
     json!({
         "version": 1,
         "generation": 1,
-        "allow_net": [host, "*.packages.test", "git.test:443", "10.20.0.0/16"],
+        "allow_net": [host, "*.packages.test", "git.test:443", "db.test:5432"],
         "secrets": { SECRET: { "hosts": [host] } },
         "net": { "rules": [
             { "id": "reads", "host": host, "method": ["GET", "HEAD"], "path": "/v1/**" },
