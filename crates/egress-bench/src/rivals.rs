@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Child;
@@ -111,6 +111,9 @@ fn squid_authority(place: &TempDir) -> anyhow::Result<String> {
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::DigitalSignature,
     ];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "authority of squid");
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?.pem();
     let both = format!("{certificate}{}", key.serialize_pem());

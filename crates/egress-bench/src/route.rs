@@ -255,11 +255,17 @@ impl Sender {
         let response = self.send(request).await?;
         let status = response.status();
         let mut body = response.into_body();
+        if status != StatusCode::OK {
+            let said = body.collect().await?.to_bytes();
+            anyhow::bail!(
+                "the answer was {status}: {}",
+                String::from_utf8_lossy(&said)
+            );
+        }
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
             bytes += frame?.data_ref().map_or(0, Bytes::len);
         }
-        anyhow::ensure!(status == StatusCode::OK, "the answer was {status}");
         anyhow::ensure!(bytes == expected_bytes, "the answer had {bytes} bytes");
         Ok(())
     }
