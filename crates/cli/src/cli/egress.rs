@@ -48,7 +48,7 @@ get\" prints it, replaces that one only, so that two people do not undo each oth
 
 Examples:
   tombolo egress policy set sbx_ord_0123456789abcdefghjk policy.json
-  tombolo egress policy set sbx_ord_0123456789abcdefghjk --allow-net pypi.org,files.pythonhosted.org
+  tombolo egress policy set sbx_ord_0123456789abcdefghjk --allow-net example.com,api.example.com
   tombolo egress policy set sbx_ord_0123456789abcdefghjk --no-net")]
 pub(crate) struct SetPolicyArgs {
     /// The sandbox's id

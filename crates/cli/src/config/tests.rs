@@ -237,6 +237,9 @@ fn a_file_that_was_named_must_be_there() {
     assert!(matches!(error, ConfigError::Read(_)), "{error}");
 }
 
+/// Flags by key.
+type Typed<'a> = &'a [(&'static str, &'a str)];
+
 #[test]
 fn only_what_the_file_says_is_compared_with_a_server_that_runs() {
     let directory = tempfile::tempdir().unwrap();
@@ -250,7 +253,7 @@ fn only_what_the_file_says_is_compared_with_a_server_that_runs() {
         Settings::resolve(&flags.collect(), &Environment::default(), file, MACHINE).unwrap()
     };
     let ours = resolve(&[]);
-    let cases: [(&[(&str, &str)], &[&str]); 5] = [
+    let cases: [(Typed<'_>, &[&str]); 5] = [
         (&[], &[]),
         (&[("listen", "127.0.0.1:9"), ("vcpu_count", "1")], &[]),
         (&[("pool_size", "3")], &["pool_size"]),

@@ -1,13 +1,19 @@
+//! Command lines of network and secrets: what is sent for them, and what is told
+//! of those that are wrong.
+
 use serde_json::json;
 
 use super::*;
+
+/// Flags by a word of their name.
+type Flags<'a> = &'a [(&'a str, &'a str)];
 
 fn environment() -> Environment {
     Environment::of(&[("KEY", "real-value"), ("LINES", "a\nb"), ("EMPTY", "")])
 }
 
 /// Reads a command line of `--allow-net`, `--secret` and `--secret-file`.
-fn read(flags: &[(&str, &str)]) -> Outcome<Network> {
+fn read(flags: Flags<'_>) -> Outcome<Network> {
     let of = |name: &str| -> Vec<String> {
         let given = flags.iter().filter(|(flag, _)| *flag == name);
         given.map(|(_, value)| (*value).to_owned()).collect()
@@ -23,7 +29,7 @@ fn read(flags: &[(&str, &str)]) -> Outcome<Network> {
 }
 
 /// What would be sent, with values, or the report of what is wrong.
-fn sent(flags: &[(&str, &str)]) -> String {
+fn sent(flags: Flags<'_>) -> String {
     match read(flags) {
         Err(failure) => {
             assert_eq!(failure.code(), ExitCode::Usage, "{}", failure.report());
@@ -43,7 +49,7 @@ fn sent(flags: &[(&str, &str)]) -> String {
 
 #[test]
 fn what_is_typed_becomes_what_is_sent() {
-    let cases: &[(&[(&str, &str)], &str)] = &[
+    let cases: &[(Flags<'_>, &str)] = &[
         (&[], "[[],{}]"),
         (&[("net", "*")], "[null,{}]"),
         (
@@ -76,7 +82,7 @@ fn what_is_typed_becomes_what_is_sent() {
 
 #[test]
 fn what_is_wrong_is_told_with_the_next_step() {
-    let cases: &[(&[(&str, &str)], &str)] = &[
+    let cases: &[(Flags<'_>, &str)] = &[
         (&[("net", "*"), ("net", "a.com")], "leave the others out"),
         (&[("net", "https://a.com")], "--allow-net https://a.com"),
         (&[("net", "")], "an entry must not be empty"),
@@ -191,7 +197,6 @@ fn a_document_and_flags_do_not_say_the_same_twice() {
         "version": 1, "allow_net": ["a.com"], "secrets": {"KEY": {"hosts": ["a.com"]}},
     });
     let without = json!({"version": 1, "secrets": {"KEY": {"hosts": ["a.com"]}}});
-    type Flags<'a> = &'a [(&'a str, &'a str)];
     let cases: [(&Value, Flags<'_>, &str); 8] = [
         (
             &with_list,
@@ -227,4 +232,16 @@ fn a_document_and_flags_do_not_say_the_same_twice() {
         let sent = sent(&all);
         assert!(sent.contains(expected), "{document} {flags:?}: {sent}");
     }
+}
+
+/// The document that the reference shows is one.
+#[test]
+fn the_reference_shows_a_policy_that_is_valid() {
+    let page = include_str!("../../../../docs/reference/network.md");
+    let mut blocks = page.split("```json").skip(1);
+    let document = blocks.next().and_then(|block| block.split("```").next());
+    let document: PolicyDocument = serde_json::from_str(document.unwrap()).unwrap();
+    let operator = tombolo_policy::OperatorRules::closed();
+    let policy = tombolo_policy::Policy::compile(&document, &operator, &BTreeMap::new());
+    assert_eq!(policy.unwrap().warnings(), []);
 }
