@@ -193,9 +193,12 @@ class Guest:
             self.check(isinstance(error, TimeoutError) or error.errno in (101, 113, 22, 99), f"{address}: {error!r}")
             return
         with connection:
-            with contextlib.suppress(OSError):
+            try:
                 connection.sendall(say)
-            read, how = self.read_all(connection)
+                read, how = self.read_all(connection)
+            except OSError:
+                # It was ended before anything was said.
+                read, how = b"", "reset"
         took = time.monotonic() - begun
         self.check(how == "reset" and not read, f"{address} {port} is {how} with {read[:80]}")
         self.check(took < within, f"{address} {port} took {took:.2f} s")
@@ -223,8 +226,8 @@ class Guest:
     def first_answer(self, address, port, sent):
         """What the first TLS record of an answer is: hello, an alert's number, or how it ended."""
         with self.connect(address, port) as connection:
-            connection.sendall(sent)
             try:
+                connection.sendall(sent)
                 read = self.keep(connection.recv(4096))
             except OSError as error:
                 return type(error).__name__
@@ -238,9 +241,12 @@ class Guest:
 
     def talk(self, name, request, port=443, is_tls=True, address=None):
         """Sends bytes to a host and reads to the end: one attempt."""
-        connection = self.connect(address or self.address(name), port)
+        address = address or self.address(name)
+        # Before it connects: the proxy does not wait long for those it refuses.
+        context = ssl.create_default_context(cafile=AUTHORITY) if is_tls else None
+        connection = self.connect(address, port)
         if is_tls:
-            connection = self.tls(connection, name)
+            connection = self.tls(connection, name, context=context)
         with connection:
             with contextlib.suppress(OSError):
                 connection.sendall(request)

@@ -142,7 +142,7 @@ def net_09(guest):
     ):
         guest.refused(address, 2375)
         if address != "fd54:6f6d:626f:1::9":
-            guest.denied(guest.get(None, port=8000, is_tls=False, address=address))
+            guest.denied(guest.get(None, port=80, is_tls=False, address=address))
     frame_to(guest, "127.0.0.1", 8000)
     guest.denied(guest.get("mixed.test", port=8000, is_tls=False), status=502)
 

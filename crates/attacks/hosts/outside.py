@@ -285,7 +285,7 @@ def main():
         count_packets()
         serve(443, raw)
     else:
-        for port in (22, 2375, 8000):
+        for port in (22, 80, 2375, 8000):
             serve(port, raw)
     say(ready=True)
     for line in sys.stdin:

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -25,9 +25,12 @@ const GUEST_PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guest");
 const GROWTH_KIB_MAX: u64 = 64 << 10;
 /// How long it may take until descriptors are given back, and records written.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// Nothing is opened or closed for this long.
+const AT_REST_AFTER: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Connections that the proxy may keep for later requests, and its own.
-const DESCRIPTORS_KEPT_MAX: usize = 48;
+/// Connections that the proxy may keep for later requests, those that attacks in
+/// other sandboxes have open at the same time, and its own.
+const DESCRIPTORS_KEPT_MAX: usize = 128;
 /// Hosts that answer and may not be asked: by the policy, or for their certificates.
 const UNWANTED: [&str; 4] = ["bad.test", "untrusted.test", "expired.test", "wrong.test"];
 /// The part of the server that carries what sandboxes send.
@@ -228,7 +231,7 @@ impl Rig {
         let give_up = Instant::now() + SETTLE_MAX;
         loop {
             let new = self.records(&before.sandbox)?.split_off(before.records);
-            let is_last = |record: &Value| record["orig_dst"] == "10.77.0.1:2375";
+            let is_last = |record: &Value| record["orig_dst"] == "10.77.0.1:80";
             if new.iter().any(is_last) || Instant::now() > give_up {
                 let is_flood = |record: &&Value| {
                     let name = record["name"].as_str().unwrap_or_default();
@@ -378,6 +381,45 @@ impl Rig {
             }
         }
         Ok(wrong)
+    }
+
+    /// Waits until the proxy has no more open than it had when there was no sandbox
+    /// but those of the pool.
+    pub async fn comes_to_rest(&self, descriptors_before: usize) -> anyhow::Result<()> {
+        self.world.kill_all().await?;
+        let give_up = Instant::now() + SETTLE_MAX;
+        loop {
+            let now = self.open()?;
+            if now <= descriptors_before {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < give_up,
+                "{descriptors_before} descriptors of the proxy became {now}"
+            );
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// How many descriptors the proxy has open when there is no sandbox, after one
+    /// has made it open what it keeps.
+    pub async fn at_rest(&self) -> anyhow::Result<usize> {
+        let sandbox = self.create(self.usual()).await?;
+        self.run(&sandbox, "NET-16", &["works"]).await?;
+        self.world.kill(&sandbox).await?;
+        let (mut before, mut since) = (self.open()?, Instant::now());
+        while since.elapsed() < AT_REST_AFTER {
+            sleep(LOOK_AGAIN).await;
+            let now = self.open()?;
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+        Ok(before)
+    }
+
+    fn open(&self) -> anyhow::Result<usize> {
+        descriptors(self.proxy()?)
     }
 
     /// All records of a sandbox, in order.

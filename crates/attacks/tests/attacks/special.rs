@@ -14,6 +14,7 @@ use crate::{leaks, values};
 
 /// Sandboxes that are made while others look at the network.
 const CREATE_COUNT: usize = 30;
+const CREATE_LANE_COUNT: usize = 3;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How soon a connection must end that is no longer allowed, and how long it may
@@ -108,7 +109,23 @@ async fn early(rig: &Rig) -> anyhow::Result<Vec<String>> {
         .await?;
     let mut wrong = rig.attack(&first, "NET-14").await?;
     let before = rig.before(&first)?;
-    for _ in 0..CREATE_COUNT {
+    let lanes = (0..CREATE_LANE_COUNT).map(|_| early_lane(rig));
+    for done in futures_util::future::join_all(lanes).await {
+        done?;
+    }
+    let nothing = rig.nothing();
+    wrong.extend(rig.after(&before, nothing).await?);
+    let is_early = |line: &Value| line["bytes"] == "b3V0Cg==" || line["partial"] == "b3V0Cg==";
+    if rig.network.origin.since(0).iter().any(is_early) {
+        wrong.push("the origin saw what was sent early".to_owned());
+    }
+    rig.world.kill(&first).await?;
+    Ok(wrong)
+}
+
+/// Some sandboxes that may reach nothing, one after the other.
+async fn early_lane(rig: &Rig) -> anyhow::Result<()> {
+    for _ in 0..CREATE_COUNT / CREATE_LANE_COUNT {
         let config = json!({ "timeout": "600s", "allow_net": [] });
         let id = rig.api(move |client| client.create(&config)).await?;
         let try_all = "for to in 9.9.9.9/443 20.0.1.2/443; do \
@@ -116,15 +133,7 @@ async fn early(rig: &Rig) -> anyhow::Result<Vec<String>> {
         rig.world.shell_text(&id, try_all).await?;
         rig.world.kill(&id).await?;
     }
-    let seen = rig.network.origin.since(0).len();
-    let nothing = rig.nothing();
-    wrong.extend(rig.after(&before, nothing).await?);
-    let arrived = rig.network.origin.since(seen);
-    if !arrived.is_empty() {
-        wrong.push(format!("the origin saw {arrived:?}"));
-    }
-    rig.world.kill(&first).await?;
-    Ok(wrong)
+    Ok(())
 }
 
 /// Waits for a file that a program in a sandbox makes.
