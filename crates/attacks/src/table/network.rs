@@ -59,7 +59,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "NET-14",
         "packets before the policy is there",
-        Partly("30 sandboxes are created, not ten thousand"),
+        Partly("15 sandboxes are created, not ten thousand"),
     ),
     row(
         "NET-15",

@@ -13,7 +13,7 @@ use tombolo_e2e::host;
 use crate::{leaks, values};
 
 /// Sandboxes that are made while others look at the network.
-const CREATE_COUNT: usize = 30;
+const CREATE_COUNT: usize = 15;
 const CREATE_LANE_COUNT: usize = 3;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ pub(super) async fn attack(rig: &Rig, id: &str) -> anyhow::Result<Option<Vec<Str
     ]);
     let ours = json!([{ "id": "ours", "host": "origin.test", "path": "/ours/**" }]);
     Ok(Some(match id {
-        "NET-17" | "SUB-18" => another_sandbox(rig).await?,
+        "SUB-18" => another_sandbox(rig).await?,
         "TLS-12" => own_sandbox(rig, id, policy(rig, "passthrough", &json!(["good.test"]))).await?,
         "TLS-14" => another_authority(rig).await?,
         "HTTP-16" | "HTTP-17" => own_sandbox(rig, id, policy(rig, "rules", &reading)).await?,
