@@ -134,9 +134,9 @@ struct Cost {
 
 impl Cost {
     fn begin(process: Option<u32>) -> anyhow::Result<Self> {
-        let taken = process.map(|pid| Ok((pid, cpu_seconds(pid)?)));
+        let taken = process.map(|pid| anyhow::Ok((pid, cpu_seconds(pid)?)));
         Ok(Self {
-            cpu_seconds: taken.transpose().map_err(|error: anyhow::Error| error)?,
+            cpu_seconds: taken.transpose()?,
             began: Instant::now(),
         })
     }

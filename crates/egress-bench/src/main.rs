@@ -28,7 +28,7 @@ use machine::Cores;
 use origin::Origin;
 use proxy::Proxy;
 use report::{MEASURED, Report};
-use rounds::Bench;
+use rounds::{Bench, Part};
 use route::{Route, Way};
 
 /// Measure the egress proxy beside other ways to the same origin.
@@ -45,6 +45,9 @@ struct Arguments {
     /// Measure neither squid nor mitmproxy.
     #[arg(long)]
     without_rivals: bool,
+    /// Measure only this; may be given more than once.
+    #[arg(long)]
+    only: Vec<Part>,
     /// Write JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -100,6 +103,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     proof::check(cores, &measured)?;
     let mut bench = Bench {
         cores,
+        parts: arguments.only.clone(),
         routes: vec![direct, measured],
         report: Report::default(),
     };
@@ -115,6 +119,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     bench.run(arguments.rounds)?;
     proof::check_counts(&proxy.stats(&attached.id).await?)?;
-    bench.quiet(&mut proxy, &program, (&origin, &guest)).await?;
+    if bench.is_wanted(Part::Quiet) {
+        bench.quiet(&mut proxy, &program, (&origin, &guest)).await?;
+    }
     bench.report.print(arguments.json).context("nobody reads")
 }

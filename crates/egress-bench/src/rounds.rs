@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use http::Version;
 
 use crate::guest::GuestSide;
@@ -22,10 +23,31 @@ const GIGA: f64 = 1e9;
 const MEDIAN: f64 = 0.5;
 const TAIL: f64 = 0.99;
 
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Requests on kept connections, HTTP/1.1.
+    Http1,
+    /// The same with HTTP/2.
+    Http2,
+    /// Latency at a steady rate.
+    Steady,
+    /// New TLS connections.
+    Connections,
+    /// One long body.
+    Bulk,
+    /// Server-sent events.
+    Events,
+    /// Idle sandboxes and the hand-out of slots.
+    Quiet,
+}
+
 /// All routes, and what was found.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) cores: Cores,
+    /// What is measured; all if it is empty.
+    pub(crate) parts: Vec<Part>,
     /// The direct one first: the others are compared with it.
     pub(crate) routes: Vec<Route>,
     pub(crate) report: Report,
@@ -34,16 +56,41 @@ pub(crate) struct Bench {
 impl Bench {
     /// All that is measured under load.
     pub(crate) fn run(&mut self, rounds: u32) -> anyhow::Result<()> {
+        let order = [
+            Part::Http1,
+            Part::Http2,
+            Part::Steady,
+            Part::Connections,
+            Part::Bulk,
+            Part::Events,
+        ];
         for _ in 0..rounds {
-            self.throughput(Version::HTTP_11, [What::KeepAlive, What::KeepAlivePerCore])?;
-            let http2 = [What::KeepAliveHttp2, What::KeepAliveHttp2PerCore];
-            self.throughput(Version::HTTP_2, http2)?;
-            self.steady()?;
-            self.new_connections()?;
-            self.bulk()?;
-            self.events()?;
+            for part in order {
+                if self.is_wanted(part) {
+                    self.measure(part)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    pub(crate) fn is_wanted(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
+    fn measure(&mut self, part: Part) -> anyhow::Result<()> {
+        let http1 = [What::KeepAlive, What::KeepAlivePerCore];
+        let http2 = [What::KeepAliveHttp2, What::KeepAliveHttp2PerCore];
+        match part {
+            Part::Http1 => self.throughput(Version::HTTP_11, http1),
+            Part::Http2 => self.throughput(Version::HTTP_2, http2),
+            Part::Steady => self.steady(),
+            Part::Connections => self.new_connections(),
+            Part::Bulk => self.bulk(),
+            Part::Events => self.events(),
+            // Once, and not among the rounds.
+            Part::Quiet => Ok(()),
+        }
     }
 
     /// What is measured without load.
