@@ -7,6 +7,7 @@ mod certificates;
 mod changes;
 mod control;
 mod dns;
+mod fuzz;
 mod hello;
 mod hosts;
 mod http2;

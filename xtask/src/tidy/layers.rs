@@ -14,9 +14,10 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("ids", &[]),
     ("diag", &[]),
+    ("fuzz", &[]),
     ("proc", &[]),
     ("secret", &[]),
     ("sys", &[]),
@@ -133,7 +134,7 @@ const UNREACHABLE: [(&str, &[&str], &str); 8] = [
 ];
 
 /// Crates that only tests may depend on.
-const TESTS_ONLY: [(&str, &[&str]); 1] = [("testkit", &["e2e"])];
+const TESTS_ONLY: [(&str, &[&str]); 2] = [("testkit", &["e2e"]), ("fuzz", &[])];
 
 const MEND_EDGE: &str = "move the code to the layer it belongs to; a new edge is a decision for ARCHITECTURE.md and this table";
 const MEND_LINTS: &str = "add `[lints]` with `workspace = true` to the manifest";

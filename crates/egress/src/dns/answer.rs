@@ -18,7 +18,7 @@ const PAYLOAD_MAX: u16 = 1232;
 const HEADER_LEN: usize = 12;
 
 /// What a name leads to.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Addresses(Decision, VirtualAddresses),
     Denied(Decision),
     /// Denied, with the address where HTTP is told why.
@@ -52,7 +52,7 @@ pub(super) fn addresses(
 
 /// Answers a message and notes in the record what it was. None for what deserves no answer:
 /// noise, and answers.
-pub(super) fn answer(
+pub(crate) fn answer(
     bytes: &[u8],
     record: &mut Record,
     lookup: impl FnOnce(&HostName) -> Answer,

@@ -582,3 +582,22 @@ async fn tls_03_no_other_host_is_reached_through_an_allowed_one() {
         rig.finish(2).await;
     }
 }
+
+/// What a client of today sends to `good.test`.
+pub(super) fn usual_hello() -> Vec<u8> {
+    static HELLO: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let make = || {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = ServerName::try_from("good.test").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    };
+    HELLO.get_or_init(make).clone()
+}

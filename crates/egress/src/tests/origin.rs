@@ -155,7 +155,10 @@ impl Origin {
 
     fn note(&self, serial: usize, bytes: &[u8]) {
         let mut read = self.read.lock();
-        let read = &mut read[serial];
+        // Who wants to know nothing of what was before forgets it.
+        let Some(read) = read.get_mut(serial) else {
+            return;
+        };
         let room = READ_KEPT_MAX.saturating_sub(read.len()).min(bytes.len());
         read.extend_from_slice(&bytes[..room]);
     }

@@ -206,7 +206,7 @@ async fn sub_10_a_long_body_flows() {
         let mut body = vec![b'.'; 9 << 20];
         body.splice(5 << 20..5 << 20, rig.placeholder.bytes());
         let stream = rig.connect_tls(host, &["http/1.1"]).await;
-        let sent = request("/sum", "Content-Type: text/plain\r\n", &body);
+        let sent = request("/header", "Content-Type: text/plain\r\n", &body);
         let sent = String::from_utf8(sent).unwrap().replace("good.test", host);
         let (read, mut write) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
