@@ -67,6 +67,7 @@ impl Network {
         let policy = document.as_ref().map(|(_, policy)| policy);
         let allow_net = allow_net(&args.allow_net, policy)?;
         check_hosts(&typed, allow_net.as_deref(), policy)?;
+        check_values(&typed, policy)?;
         check_stdin(&typed, args.egress_policy.as_deref())?;
         let mut secrets = BTreeMap::new();
         for Typed {
@@ -253,6 +254,18 @@ fn check_hosts(
         }
     }
     Ok(())
+}
+
+/// Every secret of the document has a value.
+fn check_values(typed: &[Typed], policy: Option<&PolicyDocument>) -> Outcome {
+    let mut named = policy.into_iter().flat_map(|policy| policy.secrets.keys());
+    match named.find(|name| typed.iter().all(|typed| typed.name.as_str() != *name)) {
+        Some(name) => Err(usage(
+            format!("--egress-policy names the secret {name}, which has no value"),
+            format!("add --secret {name}, or --secret-file {name}=PATH"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether some host that the secret is for is in the list, with its port.

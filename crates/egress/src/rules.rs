@@ -46,7 +46,7 @@ pub(crate) struct Rules {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RulesError {
     /// The policy is not valid.
-    #[error("the policy is not valid: {0}")]
+    #[error("the policy is not valid")]
     Policy(#[from] PolicyError),
     /// A secret has a host that no secret can have.
     #[error("the host {host} of the secret {name} cannot be used")]

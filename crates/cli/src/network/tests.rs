@@ -197,7 +197,7 @@ fn a_document_and_flags_do_not_say_the_same_twice() {
         "version": 1, "allow_net": ["a.com"], "secrets": {"KEY": {"hosts": ["a.com"]}},
     });
     let without = json!({"version": 1, "secrets": {"KEY": {"hosts": ["a.com"]}}});
-    let cases: [(&Value, Flags<'_>, &str); 8] = [
+    let cases: [(&Value, Flags<'_>, &str); 9] = [
         (
             &with_list,
             &[("secret", "KEY")],
@@ -215,8 +215,21 @@ fn a_document_and_flags_do_not_say_the_same_twice() {
             "add \"b.com\" to allow_net in the document",
         ),
         (&without, &[], "--allow-net '*'"),
-        (&without, &[("net", "*")], "[null,{}]"),
-        (&without, &[("net", "a.com")], r#"[["a.com"],{}]"#),
+        (
+            &without,
+            &[("net", "a.com")],
+            "hint: add --secret KEY, or --secret-file KEY=PATH",
+        ),
+        (
+            &without,
+            &[("net", "*"), ("secret", "KEY")],
+            r#"[null,{"KEY":[[],"real-value"]}]"#,
+        ),
+        (
+            &without,
+            &[("net", "a.com"), ("secret", "KEY")],
+            r#"[["a.com"],{"KEY":[[],"real-value"]}]"#,
+        ),
         (
             &json!({"version": 1, "rules": []}),
             &[],
