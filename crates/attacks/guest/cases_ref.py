@@ -42,9 +42,9 @@ def ref_06(guest):
 
 
 def ref_10(guest):
-    guest.check(guest.get("origin.test", "/store", headers=bearer(guest))[0] == 200, "not stored")
+    guest.check(guest.get("origin.test", "/store?ref-10", headers=bearer(guest))[0] == 200, "not stored")
     for name, more in (("origin.test", {}), ("named.test", {}), ("named.test", {"port": 80, "is_tls": False})):
-        code, body, _head = guest.get(name, "/read", **more)
+        code, body, _head = guest.get(name, "/read?ref-10", **more)
         guest.check(code == 200 and body.endswith(guest.key.encode()), f"{name}: {code} {body[:200]}")
 
 
@@ -52,9 +52,9 @@ def ref_11(guest):
     """What is stored is the placeholder, so that no way of reading it helps."""
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded"):
         body = json.dumps({"note": guest.key}).encode()
-        code, _body, _head = guest.get("origin.test", "/store", method="POST", headers={"Content-Type": kind}, body=body)
+        code, _body, _head = guest.get("origin.test", "/store?ref-11", method="POST", headers={"Content-Type": kind}, body=body)
         guest.check(code == 200, f"{kind}: {code}")
-        code, read, _head = guest.get("origin.test", "/read")
+        code, read, _head = guest.get("origin.test", "/read?ref-11")
         guest.check(read == body, f"{kind}: {read[:200]}")
 
 

@@ -170,10 +170,10 @@ def respond(method, target, headers, body):
         }
         return "200 OK", kind, json.dumps(forms).encode() + value.decode("latin-1").encode("utf-16-le")
     if path == "/store":
-        STORED["last"] = body or low.get("authorization", "").encode()
+        STORED[target.partition("?")[2]] = body or low.get("authorization", "").encode()
         return "200 OK", kind, b"{}"
     if path == "/read":
-        return "200 OK", kind, STORED.get("last", b"")
+        return "200 OK", kind, STORED.get(target.partition("?")[2], b"")
     if path == "/error":
         return "500 Oh " + low.get("authorization", ""), kind, text
     return "200 OK", kind, text

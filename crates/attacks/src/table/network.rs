@@ -76,7 +76,7 @@ pub(super) const ROWS: &[Row] = &[
         "NET-18",
         "more connections than there may be, slow and idle ones",
         Partly(
-            "inside real sandboxes a neighbour is timed in seconds only, since emulated guests share processors",
+            "a neighbour in a real sandbox may be five times slower, since emulated guests share processors",
         ),
     ),
     row(
