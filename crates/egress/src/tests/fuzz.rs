@@ -305,7 +305,7 @@ fn frames(source: &mut Unstructured<'_>, is_masked: bool) -> Result<Vec<u8>> {
         match u8::try_from(payload.len()) {
             Ok(len) if len < 126 => bytes.push(mask | len),
             _ => {
-                bytes.push(mask | 126);
+                bytes.push(mask | 0x7e);
                 bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
             }
         }
