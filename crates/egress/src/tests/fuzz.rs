@@ -22,7 +22,7 @@ use crate::{
     audit::Record,
     dns::answer::{Answer, answer},
     flow::FlowFacts,
-    sniff::{Protocol, sniff},
+    sniff::{Protocol, SNIFF_LEN_MAX, sniff},
     stream::Rewound,
 };
 
@@ -160,7 +160,8 @@ const FIRST_PIECES: [&str; 10] = [
 /// What was told of the first bytes stays so with more of them, and is told in the end.
 fn first_bytes(source: &mut Unstructured<'_>) -> Result<()> {
     let mut bytes = text(source, &FIRST_PIECES)?;
-    bytes.truncate(64);
+    // More is never looked at.
+    bytes.truncate(SNIFF_LEN_MAX);
     let mut told = None;
     for end in 0..=bytes.len() {
         let now = sniff(&bytes[..end]);
@@ -168,7 +169,10 @@ fn first_bytes(source: &mut Unstructured<'_>) -> Result<()> {
         told = now;
     }
     let is_noise = bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
-    assert!(told.is_some() || bytes.len() < 32 || is_noise, "{bytes:?}");
+    assert!(
+        told.is_some() || bytes.len() < SNIFF_LEN_MAX || is_noise,
+        "{bytes:?}"
+    );
     if told == Some(Protocol::Tls) {
         assert_eq!(bytes[..2], [22, 3]);
     }
