@@ -12,7 +12,7 @@
 //! packet leaves the namespaces. Everything ends with the process that made it:
 //! each namespace is held by a program that waits for the end of its input.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -123,7 +123,7 @@ impl Network {
         let (names, evil) = (host("names", 3).await?, host("evil", 4).await?);
         inside_of(server).args(["sh", "-c", HUB]).run().await?;
         let trap = Host::launch("trap", server, None, directory.path()).await?;
-        Ok(Self {
+        let network = Self {
             hub,
             origin,
             cdn,
@@ -131,7 +131,30 @@ impl Network {
             evil,
             trap,
             directory,
+        };
+        network.check().await?;
+        Ok(network)
+    }
+
+    /// What must not be seen would be: a packet to anywhere, by either protocol, and
+    /// a connection to the server's own machine.
+    async fn check(&self) -> anyhow::Result<()> {
+        self.inside(|| {
+            for (from, to) in [
+                ("0.0.0.0:0", "9.9.9.9:99"),
+                ("[::]:0", "[2606:4700::1111]:99"),
+            ] {
+                UdpSocket::bind(from)?.send_to(b"seen", to)?;
+            }
+            TcpStream::connect("10.77.0.1:2375")?;
+            Ok(())
         })
+        .await?;
+        for kind in ["0x800", "0x86dd"] {
+            self.evil.says(|line| line["kind"] == kind).await?;
+        }
+        self.trap.says(|line| line["connected"] == 2375).await?;
+        self.settle().await
     }
 
     /// A process with the network and the mounts that the server is to have.
