@@ -23,15 +23,6 @@ pub(crate) const TAP_DESCRIPTOR: i32 = 5;
 const TRANSLATION_BUFFER_MIB: u32 = 128;
 /// What QEMU needs beside the guest's memory, at most.
 const OVERHEAD_MIB: u32 = 384;
-/// What an emulated VM may write to its disk for long, and how much faster for
-/// how long. Writing costs the host processor time that is in no control group,
-/// so that weights do not keep it from others: beside a disk filler that is not
-/// held back the slowest of many `exec` took 1.2 to 3 times as long, at 8 MiB/s
-/// as long as beside nothing. An emulated processor that does anything else
-/// with its data seldom writes more than this.
-const WRITE_BYTES_PER_SECOND: u64 = 16 << 20;
-const WRITE_BURST_BYTES_PER_SECOND: u64 = 64 << 20;
-const WRITE_BURST_SECONDS: u64 = 2;
 /// The part of the guest's console that is kept, for diagnosing a boot.
 const CONSOLE_BYTES: u32 = 65_536;
 
@@ -127,7 +118,6 @@ pub(crate) fn arguments(shape: Shape, start: &Start) -> Vec<OsString> {
             add("-cpu", "max,la57=off".to_owned());
         }
     }
-    add_disk(shape, &mut add);
     add_devices(&mut add);
     match start {
         Start::Restore => add("-incoming", "defer".to_owned()),
@@ -140,46 +130,6 @@ pub(crate) fn arguments(shape: Shape, start: &Start) -> Vec<OsString> {
     arguments
 }
 
-fn add_disk(shape: Shape, add: &mut impl FnMut(&str, String)) {
-    add(
-        "-blockdev",
-        format!("driver=file,node-name=rootfile,filename={JAIL_SANDBOX}/disk.qcow2,discard=unmap"),
-    );
-    let file = match shape.isolation() {
-        Isolation::Kvm => "rootfile",
-        Isolation::Emulated => {
-            add(
-                "-object",
-                format!(
-                    "throttle-group,id=writes,x-bps-write={WRITE_BYTES_PER_SECOND},\
-                     x-bps-write-max={WRITE_BURST_BYTES_PER_SECOND},\
-                     x-bps-write-max-length={WRITE_BURST_SECONDS}"
-                ),
-            );
-            // Below the layers, where only what reaches the host's disk counts.
-            add(
-                "-blockdev",
-                "driver=throttle,node-name=limited,throttle-group=writes,file=rootfile".to_owned(),
-            );
-            "limited"
-        }
-    };
-    // A sandbox's disk does not outlive its memory, so neither needs flushing.
-    add(
-        "-blockdev",
-        format!(
-            "driver=qcow2,node-name=root,file={file},discard=unmap,detect-zeroes=unmap,\
-             cache.no-flush=on"
-        ),
-    );
-    // When the host's disk is full the guest is told that its write failed. By
-    // default QEMU would stop the machine, and whoever waits for it would hang.
-    add(
-        "-device",
-        "virtio-blk-pci,drive=root,werror=report,rerror=report".to_owned(),
-    );
-}
-
 fn add_devices(add: &mut impl FnMut(&str, String)) {
     add(
         "-chardev",
@@ -188,6 +138,23 @@ fn add_devices(add: &mut impl FnMut(&str, String)) {
     add("-serial", "chardev:console".to_owned());
     add("-chardev", socket("monitor", MONITOR_SOCKET_DESCRIPTOR));
     add("-mon", "chardev=monitor,mode=control".to_owned());
+    add(
+        "-blockdev",
+        format!("driver=file,node-name=rootfile,filename={JAIL_SANDBOX}/disk.qcow2,discard=unmap"),
+    );
+    // A sandbox's disk does not outlive its memory, so neither needs flushing.
+    add(
+        "-blockdev",
+        "driver=qcow2,node-name=root,file=rootfile,discard=unmap,detect-zeroes=unmap,\
+         cache.no-flush=on"
+            .to_owned(),
+    );
+    // When the host's disk is full the guest is told that its write failed. By
+    // default QEMU would stop the machine, and whoever waits for it would hang.
+    add(
+        "-device",
+        "virtio-blk-pci,drive=root,werror=report,rerror=report".to_owned(),
+    );
     add("-netdev", format!("tap,id=net,fd={TAP_DESCRIPTOR}"));
     // No firmware to boot from the network, and nothing to announce after a restore:
     // the guest has moved nowhere.
