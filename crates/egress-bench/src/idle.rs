@@ -21,7 +21,7 @@ use crate::proxy::Proxy;
 const IDLE: u32 = 200;
 /// Slots that are handed out.
 const SLOTS: usize = 40;
-const FILL_TIMEOUT: Duration = Duration::from_secs(60);
+const FILL_TIMEOUT: Duration = Duration::from_mins(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const DIGITS: u8 = 3;
 

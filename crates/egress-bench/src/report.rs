@@ -103,7 +103,7 @@ impl What {
             Self::KeepAlive => ("1 KiB answers, HTTP/1.1 kept alive", "1/s", Bar::None),
             Self::KeepAlivePerCore => ("the same, per core", "1/s", AtLeast(15_000.0)),
             Self::KeepAliveHttp2 => ("1 KiB answers, HTTP/2", "1/s", Bar::None),
-            Self::KeepAliveHttp2PerCore => ("the same, per core", "1/s", AtLeast(15_000.0)),
+            Self::KeepAliveHttp2PerCore => ("HTTP/2, per core", "1/s", AtLeast(15_000.0)),
             Self::SteadyP50 => ("latency at 5,000/s, p50", "µs", Bar::None),
             Self::SteadyP99 => ("latency at 5,000/s, p99", "µs", Bar::None),
             Self::AddedP50 => ("added at 5,000/s, p50", "µs", AtMost(150.0)),

@@ -21,7 +21,7 @@ use crate::route::{Route, Way};
 
 /// A user of their own; it needs no name.
 const RIVAL: u32 = 60_796;
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Makes the certificates that squid shows.
 const SQUID_CERTIFICATES: &str = "/usr/lib/squid/security_file_certgen";
