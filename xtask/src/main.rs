@@ -4,6 +4,7 @@
 //! What would be a shell script elsewhere is here, so that it is compiled,
 //! linted and tested like everything else.
 
+mod fuzz;
 mod lint;
 mod test;
 mod test_kvm;
@@ -28,6 +29,8 @@ enum Command {
     Test(test::Arguments),
     /// Run the engine's tests on KVM, inside an emulated machine that has it.
     TestKvm(test_kvm::Arguments),
+    /// Run parsers with generated input, for as long as wanted.
+    Fuzz(fuzz::Arguments),
     /// Check formatting, clippy, documentation, dependencies and tidiness.
     Lint,
     /// Check what no other tool does: layers, lengths, documents, leftovers.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Test(arguments) => test::run(&arguments),
         Command::TestKvm(arguments) => test_kvm::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Deny => lint::deny(),

@@ -52,8 +52,13 @@ impl Ring {
     fn filter(self) -> &'static str {
         match self {
             Self::Core => "not package(tombolo-e2e) and not kind(test)",
-            Self::Programs => "not package(tombolo-e2e) and kind(test)",
-            Self::Vm => "package(tombolo-e2e) and not binary(sdk)",
+            Self::Programs => {
+                "not package(tombolo-e2e) and not package(tombolo-attacks) and kind(test)"
+            }
+            Self::Vm => {
+                "(package(tombolo-e2e) and not binary(sdk)) or \
+                 (package(tombolo-attacks) and kind(test))"
+            }
             Self::Sdk => "package(tombolo-e2e) and binary(sdk)",
         }
     }
@@ -71,8 +76,13 @@ struct Needed {
     packages: &'static [&'static str],
 }
 
-/// What the SDKs' own tests run on.
-const NEEDED: [Needed; 3] = [
+/// What the tests of the SDKs and the attacks run on.
+const NEEDED: [Needed; 4] = [
+    Needed {
+        program: "ip",
+        check: &["-Version"],
+        packages: &["iproute2"],
+    },
     Needed {
         program: "python3",
         check: &["-c", "import ensurepip, venv"],
@@ -96,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if with_vms {
         ensure_root()?;
     }
-    if arguments.ring.is_none_or(|ring| ring == Ring::Sdk) {
+    if with_vms {
         get_needed()?;
     }
     if arguments.ring.is_none() {

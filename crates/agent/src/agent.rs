@@ -9,6 +9,7 @@ use crate::environment::Environment;
 use crate::fault::CallError;
 use crate::files::{Files, Handles};
 use crate::process::{Process, Processes, Spawner};
+use crate::trust::JavaStore;
 use crate::walk::Turns;
 
 /// Everything that calls act on.
@@ -23,6 +24,8 @@ pub(crate) struct Agent {
     pub(crate) personalized: AtomicBool,
     /// Whether the clock, the host name and the like are this agent's to set.
     pub(crate) owns_system: bool,
+    /// What Java reads, where the system is this agent's.
+    pub(crate) java_store: Option<JavaStore>,
 }
 
 impl Agent {

@@ -5,7 +5,7 @@
 mod limits;
 mod mounts;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +19,12 @@ pub(crate) use limits::{OPEN_FILES_MAX, app_cgroup};
 
 const MODULES: &str = "/modules";
 const ROOT_DEVICE: &str = "/dev/vda";
+/// In units of 512 bytes, whatever the disk's own sector is.
+const ROOT_SECTORS: &str = "/sys/class/block/vda/size";
+const SECTOR_BYTES: u64 = 512;
+/// What the disk lacks to be all zeroes the image has already written. Zeroing the
+/// tables of what is grown in the background would fill each sandbox's own layer.
+const ROOT_OPTIONS: Option<&CStr> = Some(c"noinit_itable");
 const NEW_ROOT: &str = "/newroot";
 const POLL: Timespec = Timespec {
     tv_sec: 0,
@@ -55,6 +61,8 @@ pub(crate) enum BootError {
     Missing { what: &'static str },
     #[error("cannot move to the root disk")]
     SwitchRoot(#[source] Errno),
+    #[error("cannot use the whole of the root disk")]
+    GrowRoot(#[source] std::io::Error),
 }
 
 /// Brings the guest up as far as programs need.
@@ -67,15 +75,21 @@ pub(crate) fn boot() -> Result<(), BootError> {
         Path::new(ROOT_DEVICE).exists().then_some(())
     })?;
     mounts::make_directory(NEW_ROOT, 0o755)?;
-    mount(ROOT_DEVICE, NEW_ROOT, "ext4", MountFlags::empty(), None).map_err(|error| {
-        BootError::Mount {
-            filesystem: "ext4",
-            target: "/",
-            error,
-        }
+    let mounted = mount(
+        ROOT_DEVICE,
+        NEW_ROOT,
+        "ext4",
+        MountFlags::empty(),
+        ROOT_OPTIONS,
+    );
+    mounted.map_err(|error| BootError::Mount {
+        filesystem: "ext4",
+        target: "/",
+        error,
     })?;
     switch_root().map_err(BootError::SwitchRoot)?;
     mounts::mount_late()?;
+    grow_root().map_err(BootError::GrowRoot)?;
     rustix::system::sethostname(crate::system::NO_NAME.as_bytes())
         .unwrap_or_else(|errno| crate::log::log!("cannot name the machine: {errno}"));
     limits::set_system_limits();
@@ -148,6 +162,18 @@ fn switch_root() -> Result<(), Errno> {
     mount_move(".", "/")?;
     chroot(".")?;
     chdir("/")
+}
+
+/// Gives the file system, which is as large as the image was made, the whole of
+/// a disk that may be larger. Takes time only in the VM that becomes a template.
+fn grow_root() -> std::io::Result<()> {
+    let sectors = fs_err::read_to_string(ROOT_SECTORS)?;
+    let sectors: u64 = sectors.trim().parse().map_err(std::io::Error::other)?;
+    let root = fs_err::File::open("/")?;
+    let block_bytes = rustix::fs::fstatvfs(root.file())?.f_bsize;
+    let disk_bytes = sectors.saturating_mul(SECTOR_BYTES);
+    let block_count = disk_bytes.checked_div(block_bytes).unwrap_or_default();
+    tombolo_sys::guest::filesystem::grow_ext4(root.file(), block_count)
 }
 
 fn remove_modules() {

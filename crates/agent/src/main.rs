@@ -154,6 +154,7 @@ fn run() -> Result<(), RunError> {
         turns: Turns::default(),
         personalized: AtomicBool::new(false),
         owns_system: in_guest,
+        java_store: in_guest.then(trust::prepare_java).flatten(),
     });
     let served = runtime.block_on(serve(Arc::clone(&agent), options.listen));
     agent.processes.kill_all();

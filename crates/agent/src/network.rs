@@ -16,6 +16,7 @@ const OPERATION: &str = "configure_network";
 const INTERFACES: &str = "/sys/class/net";
 const LOOPBACK: &str = "lo";
 const RESOLVER_FILE: &str = "/etc/resolv.conf";
+const HARDWARE_ADDRESS_LEN: usize = 6;
 const ENTRIES_MAX: usize = 8;
 /// What the kernel would otherwise do by itself: listen to whoever claims to be
 /// a router, choose addresses, and ask whether they are taken.
@@ -76,6 +77,7 @@ struct Wanted {
     addresses: Vec<(IpAddr, u8)>,
     gateways: Vec<IpAddr>,
     name_servers: Vec<IpAddr>,
+    gateway_hardware_address: Option<[u8; HARDWARE_ADDRESS_LEN]>,
 }
 
 impl Wanted {
@@ -96,6 +98,10 @@ impl Wanted {
             addresses: addresses.collect::<Result<_, _>>()?,
             gateways: parse_all(&request.gateways)?,
             name_servers: parse_all(&request.name_servers)?,
+            gateway_hardware_address: match request.gateway_hardware_address.as_str() {
+                "" => None,
+                text => Some(parse_hardware_address(text)?),
+            },
         };
         let counts = [
             wanted.addresses.len(),
@@ -132,6 +138,11 @@ impl Wanted {
                     .build(),
             };
             handle.route().add(route).replace().execute().await?;
+            if let Some(address) = &self.gateway_hardware_address {
+                let neighbour = handle.neighbours().add(index, *gateway);
+                let neighbour = neighbour.link_layer_address(address);
+                neighbour.replace().execute().await?;
+            }
         }
         Ok(())
     }
@@ -144,6 +155,19 @@ fn parse_all(texts: &[String]) -> Result<Vec<IpAddr>, CallError> {
 fn parse<T: std::str::FromStr<Err: Display>>(text: &str) -> Result<T, CallError> {
     text.parse()
         .map_err(|_unreadable| invalid("not an address"))
+}
+
+/// Six pairs of hexadecimal digits, with colons between them.
+fn parse_hardware_address(text: &str) -> Result<[u8; HARDWARE_ADDRESS_LEN], CallError> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(hex_byte).collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| invalid("not a hardware address"))
+}
+
+fn hex_byte(pair: &str) -> Option<u8> {
+    let is_pair = pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_pair.then(|| u8::from_str_radix(pair, 16).ok())?
 }
 
 fn invalid(why: &'static str) -> CallError {
@@ -159,7 +183,7 @@ mod tests {
         let request = |address: &str, gateway: &str| ConfigureNetworkRequest {
             addresses: vec![address.to_owned()],
             gateways: vec![gateway.to_owned()],
-            name_servers: Vec::new(),
+            ..ConfigureNetworkRequest::default()
         };
         for (address, gateway, good) in [
             ("100.64.0.2/30", "100.64.0.1", true),
@@ -178,5 +202,20 @@ mod tests {
             ..ConfigureNetworkRequest::default()
         };
         assert!(Wanted::parse(&many).is_err());
+        for (text, good) in [
+            ("", true),
+            ("02:54:6f:6D:62:01", true),
+            ("02:54:6f:6d:62", false),
+            ("02:54:6f:6d:62:01:00", false),
+            ("2:54:6f:6d:62:001", false),
+            ("+2:54:6f:6d:62:01", false),
+            ("02-54-6f-6d-62-01", false),
+        ] {
+            let request = ConfigureNetworkRequest {
+                gateway_hardware_address: text.to_owned(),
+                ..ConfigureNetworkRequest::default()
+            };
+            assert_eq!(Wanted::parse(&request).is_ok(), good, "{text}");
+        }
     }
 }

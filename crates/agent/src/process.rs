@@ -113,6 +113,16 @@ impl Process {
         kill_process(pid, signal).map_err(at("kill", ""))
     }
 
+    /// Closes the pipe of `stream`, so that the process learns that nobody reads
+    /// what it writes. A terminal stays open: it is the input too.
+    pub(crate) fn close_output(&self, stream: OutputStream) {
+        if self.streams.terminal.is_none()
+            && let Some(output) = stream.of(self)
+        {
+            output.close();
+        }
+    }
+
     fn close_streams(&self) {
         let outputs = [&self.streams.stdout, &self.streams.stderr];
         for output in outputs.into_iter().flatten() {

@@ -16,7 +16,7 @@ use crate::files;
 use crate::glob::expand_glob;
 use crate::log::log;
 use crate::network;
-use crate::process::{OutputReader, OutputStream, feed};
+use crate::process::{OutputReader, feed};
 use crate::system;
 use crate::walk::walk;
 
@@ -120,10 +120,7 @@ impl Contract for AgentService {
     async fn output(&self, request: Request<v1::OutputRequest>) -> Answer<Self::OutputStream> {
         let request = request.into_inner();
         let process = self.agent.processes.find("output", request.pid)?;
-        let which = match request.stream() {
-            v1::OutputStream::OutputStdout => OutputStream::Stdout,
-            v1::OutputStream::OutputStderr => OutputStream::Stderr,
-        };
+        let which = request.stream().into();
         let Some(reader) = OutputReader::attach(process, which, request.offset) else {
             return answer(Box::pin(stream::empty()));
         };
@@ -132,6 +129,13 @@ impl Contract for AgentService {
             Ok(chunk.map(|data| (v1::OutputChunk { data }, reader)))
         });
         answer(Box::pin(chunks))
+    }
+
+    async fn close_output(&self, request: Request<v1::CloseOutputRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        let process = self.agent.processes.find("close", request.pid)?;
+        process.close_output(request.stream().into());
+        answer(EMPTY)
     }
 
     async fn input(&self, request: Request<Streaming<v1::InputChunk>>) -> Answer<v1::Empty> {

@@ -8,12 +8,21 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+pub(crate) use self::java::JavaStore;
 use crate::agent::Agent;
 use crate::fault::{CallError, Cause, at};
 
+mod java;
+
 const OPERATION: &str = "personalize";
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where Debian's Java looks.
+const JAVA_STORE: &str = "/etc/ssl/certs/java/cacerts";
 /// `update-ca-certificates` builds the bundle anew from here, and others read
 /// the directory of the bundle.
 const COPIES: [&str; 2] = [
@@ -42,11 +51,28 @@ const FILE_VARIABLES: [&str; 13] = [
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
     "HEX_CACERTS_PATH",
 ];
-/// Variables that say to read the system's store.
-const STORE_VARIABLES: [(&str, &str); 2] = [
+/// Variables that say to read the system's store. Each Java says on its
+/// standard error that it found one; one that is not Debian's knows no other way.
+const STORE_VARIABLES: [(&str, &str); 3] = [
     ("DENO_TLS_CA_STORE", "system,mozilla"),
     ("UV_NATIVE_TLS", "1"),
+    (
+        "JAVA_TOOL_OPTIONS",
+        "-Djavax.net.ssl.trustStore=/etc/ssl/certs/java/cacerts",
+    ),
 ];
+
+/// Writes what Java reads, before there is anything to add to it. A guest
+/// without it works but for Java.
+pub(crate) fn prepare_java() -> Option<JavaStore> {
+    match JavaStore::write(Path::new(BUNDLE), Path::new(JAVA_STORE)) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            crate::log::log!("cannot write Java's certificates: {error}");
+            None
+        }
+    }
+}
 
 /// Makes the guest trust these certificates, and no longer those of an earlier
 /// call. None at all leaves everything as it is.
@@ -60,6 +86,13 @@ pub(crate) fn trust(agent: &Agent, pem: &[u8]) -> Result<(), CallError> {
         for copy in COPIES {
             fs_err::write(copy, pem).map_err(at(OPERATION, copy))?;
         }
+        if let Some(store) = &agent.java_store {
+            let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+                .map_err(|_unreadable| invalid("not certificates"))?;
+            store
+                .add(Path::new(JAVA_STORE), &certificate)
+                .map_err(at(OPERATION, JAVA_STORE))?;
+        }
     }
     let files = FILE_VARIABLES.map(|name| (name, BUNDLE));
     for (name, value) in files.into_iter().chain(STORE_VARIABLES) {
@@ -71,8 +104,11 @@ pub(crate) fn trust(agent: &Agent, pem: &[u8]) -> Result<(), CallError> {
     Ok(())
 }
 
+fn invalid(why: &'static str) -> CallError {
+    CallError::new(OPERATION, "", Cause::InvalidArgument(why))
+}
+
 fn check(pem: &[u8]) -> Result<&str, CallError> {
-    let invalid = |why| CallError::new(OPERATION, "", Cause::InvalidArgument(why));
     if pem.len() > PEM_LEN_MAX {
         return Err(invalid("too many certificates"));
     }

@@ -2,7 +2,7 @@
 //!
 //! The two official clients send different dialects of it. Both are read here
 //! into one shape. Reached by the network; never panics. Messages never quote
-//! the text of secrets.
+//! the text of secrets, and what is decoded is wiped.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +13,12 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tombolo_ids::UnixMillis;
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
-use crate::secret::SecretValue;
+use crate::secret::{GivenValue, SecretValue, expose, given};
 
 /// The longest header value that is read.
 pub const CONFIG_HEADER_LEN_MAX: usize = 128 * 1024;
@@ -48,6 +50,8 @@ pub struct CreateConfig {
     pub allow_net: Option<Vec<String>>,
     /// Secrets by name.
     pub secrets: BTreeMap<String, SecretSpec>,
+    /// A policy document, which only our own clients send.
+    pub egress_policy: Option<Value>,
     /// Whether to open SSH.
     pub ssh: bool,
     /// A port to expose over HTTP.
@@ -67,11 +71,14 @@ pub struct VolumeMount {
 
 /// A secret and the hosts it may be sent to.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SecretSpec {
-    /// Where it may be sent.
+    /// Where it may be sent. Left out when a policy document says it.
+    #[serde(default)]
     pub hosts: Vec<String>,
     /// The credential.
-    pub value: SecretValue,
+    #[serde(deserialize_with = "given")]
+    pub value: GivenValue,
 }
 
 /// The header cannot be read.
@@ -109,30 +116,34 @@ impl CreateConfig {
             return Err(DecodeConfigError::TooLong);
         }
         let bytes = BASE64.decode(header).map_err(DecodeConfigError::Base64)?;
+        let bytes = Zeroizing::new(bytes);
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            return Self::from_json(text);
+        }
         // The JavaScript client encodes characters up to U+00FF as one byte.
-        let text = String::from_utf8(bytes)
-            .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect());
-        Self::from_json(&text)
+        let latin: String = bytes.iter().copied().map(char::from).collect();
+        Self::from_json(&Zeroizing::new(latin))
     }
 
     fn from_json(text: &str) -> Result<Self, DecodeConfigError> {
-        let object: BTreeMap<String, Value> =
+        // Parts of the text itself: a tree of values would be copies of it.
+        let object: BTreeMap<String, &RawValue> =
             serde_json::from_str(text).map_err(|error| DecodeConfigError::Json(located(&error)))?;
         let mut config = Self::default();
         for (key, value) in object {
             // Both clients may send null for what was not asked for.
-            if !value.is_null() {
+            if value.get() != "null" {
                 config.set(&key, value)?;
             }
         }
         Ok(config)
     }
 
-    fn set(&mut self, key: &str, value: Value) -> Result<(), DecodeConfigError> {
+    fn set(&mut self, key: &str, value: &RawValue) -> Result<(), DecodeConfigError> {
         match key {
-            "memory_mb" => self.memory_mib = Some(integer("memory_mb", &value)?),
+            "memory_mb" => self.memory_mib = Some(integer("memory_mb", value)?),
             "stop_at_ms" => {
-                self.stop_at = Some(UnixMillis(integer("stop_at_ms", &value)?));
+                self.stop_at = Some(UnixMillis(integer("stop_at_ms", value)?));
             }
             "timeout" => self.timeout = Some(shape("timeout", "a text", value)?),
             "labels" => self.labels = shape("labels", "an object of texts", value)?,
@@ -153,8 +164,12 @@ impl CreateConfig {
             "secrets" => {
                 self.secrets = shape("secrets", "an object of {hosts, value}", value)?;
             }
+            "egress_policy" => {
+                let policy: Value = shape("egress_policy", "a policy document", value)?;
+                self.egress_policy = Some(policy);
+            }
             "ssh" => self.ssh = shape("ssh", "true or false", value)?,
-            "port" => self.port = Some(integer("port", &value)?),
+            "port" => self.port = Some(integer("port", value)?),
             "region" => self.region = Some(shape("region", "a text", value)?),
             // Only switches the client's own output.
             "debug" => {}
@@ -205,16 +220,17 @@ impl From<Volumes> for Vec<VolumeMount> {
 fn shape<T: DeserializeOwned>(
     key: &'static str,
     expected: &'static str,
-    value: Value,
+    value: &RawValue,
 ) -> Result<T, DecodeConfigError> {
-    serde_json::from_value(value)
+    serde_json::from_str(value.get())
         .ok()
         .ok_or(DecodeConfigError::Shape { key, expected })
 }
 
 /// Languages whose only number is a double may write `1280.0`.
-fn integer(key: &'static str, value: &Value) -> Result<i64, DecodeConfigError> {
+fn integer(key: &'static str, value: &RawValue) -> Result<i64, DecodeConfigError> {
     const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
+    let value: Value = shape(key, "a whole number", value)?;
     let whole = |number: f64| number.fract() == 0.0 && number.abs() <= EXACT_MAX;
     #[expect(
         clippy::cast_possible_truncation,
@@ -260,12 +276,36 @@ pub struct NewSandbox {
     /// Environment variables.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Hosts that may be reached. Absent: all that are public. Empty: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_net: Option<Vec<String>>,
+    /// Secrets by the name of the environment variable that stands for each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, NewSecret>,
+    /// A policy document, for what `allow_net` and `secrets` cannot say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub egress_policy: Option<Value>,
+}
+
+/// A secret of a new sandbox.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct NewSecret {
+    /// Where it may be sent. Left out when the policy document says it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// The credential: 1 byte to 64 KiB of text without control characters.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub value: SecretValue,
 }
 
 impl NewSandbox {
-    /// The value of the header [`CONFIG_HEADER`](crate::CONFIG_HEADER).
-    pub fn to_header(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_vec(self).map(|json| BASE64.encode(json))
+    /// The value of the header [`CONFIG_HEADER`](crate::CONFIG_HEADER). Holds
+    /// the values of secrets, so it is wiped.
+    pub fn to_header(&self) -> Result<Zeroizing<String>, serde_json::Error> {
+        let json = serde_json::to_vec(self).map(Zeroizing::new)?;
+        Ok(Zeroizing::new(BASE64.encode(&*json)))
     }
 }
 

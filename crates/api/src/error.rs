@@ -68,10 +68,16 @@ error_codes! {
     SandboxNotFound = 404 "SANDBOX_NOT_FOUND",
     /// There is no such token.
     TokenNotFound = 404 "TOKEN_NOT_FOUND",
+    /// The sandbox has no such secret.
+    SecretNotFound = 404 "SECRET_NOT_FOUND",
     /// The address exists and does not take this method.
     MethodNotAllowed = 405 "METHOD_NOT_ALLOWED",
     /// The sandbox is still being created.
     SandboxNotReady = 409 "SANDBOX_NOT_READY",
+    /// The sandbox was created without a network.
+    NoNetwork = 409 "NO_NETWORK",
+    /// The policy was changed since it was read. Read it again.
+    PolicyChanged = 409 "POLICY_CHANGED",
     /// The body is larger than this address takes.
     RequestTooLarge = 413 "REQUEST_TOO_LARGE",
     /// The address speaks WebSocket only.
@@ -84,6 +90,8 @@ error_codes! {
     NotBuiltYet = 501 "NOT_BUILT_YET",
     /// The node that runs sandboxes cannot be reached. Try again.
     NodeUnavailable = 503 "NODE_UNAVAILABLE",
+    /// The egress process that carries the network does not answer. Try again.
+    NetworkUnavailable = 503 "NETWORK_UNAVAILABLE",
     /// The node has no room for another sandbox. Try again later.
     NoCapacity = 503 "NO_CAPACITY",
     /// The sandbox did not start in time, as on a busy machine. Nothing is left of it. Try again.

@@ -14,6 +14,9 @@ pub mod secret;
 pub const CONFIG_HEADER: &str = "x-deno-sandbox-config";
 /// Response header that names the sandbox of a WebSocket.
 pub const SANDBOX_ID_HEADER: &str = "x-deno-sandbox-id";
+/// Response header that says what is probably not meant in a new sandbox's
+/// policy. May be repeated.
+pub const WARNING_HEADER: &str = "x-tombolo-warning";
 /// Response header that names the request, for error reports.
 pub const TRACE_ID_HEADER: &str = "x-deno-trace-id";
 /// Request header that picks the organisation of a personal token.

@@ -1,11 +1,19 @@
 //! Tombolo's own endpoints under `/api/tombolo/v1`, beyond what the official
-//! clients know: tokens, the state of the server, and richer sandbox rows.
+//! clients know: tokens, the state of the server, richer sandbox rows, and the
+//! network of sandboxes.
+
+mod egress;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tombolo_ids::{DiskBytes, MemoryMib, OrganisationSlug, SandboxId, TokenId, UnixMillis};
 use utoipa::ToSchema;
+
+pub use egress::{
+    AllowNet, EGRESS_METRICS_PATH, EGRESS_RECORDS_PATH, ExplainHeader, ExplainRequest, GivenSecret,
+    HostSums, PolicyChange, PutSecret, SecretChange, SecretRow,
+};
 
 /// Where tokens are created, listed and (with `/{id}`) revoked. Admin only.
 pub const TOKENS_PATH: &str = "/api/tombolo/v1/tokens";

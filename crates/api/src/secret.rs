@@ -1,43 +1,29 @@
-//! Secret values: a type that is not printed, compared or serialised by
-//! accident.
+//! How values of secrets travel on the public wire: once, towards the server,
+//! and never back.
 
-use std::fmt;
+use serde::{Deserialize, Deserializer, Serializer};
+pub use tombolo_secret::{SecretValue, SecretValueError};
 
-use serde::Deserialize;
+/// A value as a client sent it: checked, and wiped if it is no value.
+///
+/// Reading goes on after one that is refused, so that a client is told all that
+/// is wrong at once.
+pub type GivenValue = Result<SecretValue, SecretValueError>;
 
-/// A credential on its way through. Reading it takes [`SecretValue::expose`].
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct SecretValue(String);
-
-impl SecretValue {
-    /// Wraps a value.
-    #[must_use]
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself. Whoever calls this answers for where it goes.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
+/// For a field that a client sends: the one place where a value is written out.
+pub(crate) fn expose<S: Serializer>(value: &SecretValue, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.expose())
 }
 
-impl fmt::Debug for SecretValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretValue(hidden)")
-    }
+/// For a field that the server reads.
+pub(crate) fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GivenValue, D::Error> {
+    String::deserialize(deserializer).map(SecretValue::new)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn printing_shows_nothing_of_it() {
-        let secret = SecretValue::new("hunter2".to_owned());
-        assert!(!format!("{secret:?} {secret:#?}").contains("hunter"));
-        assert_eq!(secret.expose(), "hunter2");
-    }
+/// The same for a field that may be left out.
+pub(crate) fn given_if_any<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<GivenValue>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(SecretValue::new))
 }

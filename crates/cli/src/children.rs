@@ -2,6 +2,7 @@
 //! of JSON from its standard input, says on its standard output when it is
 //! ready, and ends when its standard input does: then its parent has gone.
 
+mod egress_program;
 mod launch;
 pub(crate) mod node_program;
 mod server_program;
@@ -12,13 +13,13 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde::de::DeserializeOwned;
 use tombolo_diag::ExitCode;
 
-pub(crate) use launch::{NodeLaunch, ServerLaunch};
+pub(crate) use launch::{EgressLaunch, NodeLaunch, ServerLaunch};
 
 use crate::failure::{Failure, Outcome};
 use crate::privileges;
 
-/// The longest line of launch instructions.
-const LAUNCH_LEN_MAX: u64 = 64 * 1024;
+/// The longest line of launch instructions: the table of hosts may be long.
+const LAUNCH_LEN_MAX: u64 = 1024 * 1024;
 /// The threads of the server, which mostly waits.
 const SERVER_THREADS: usize = 2;
 
@@ -41,8 +42,26 @@ pub(crate) fn node() -> Outcome {
     // Not in order: an ordered end of the node may be the end of its virtual
     // machines, and they have to be there for the next one to take over.
     when_parent_is_gone(Signal::KILL);
+    runtime(machine_threads())?.block_on(node_program::run(launch, || say_ready("node")))
+}
+
+/// `tombolo egress-proxy`.
+pub(crate) fn egress() -> Outcome {
+    let launch: EgressLaunch = read_launch()?;
+    privileges::raise_descriptor_limit();
+    privileges::raise_locked_memory_limit();
+    let run_as = launch.settings.run_as;
+    let opened = egress_program::open(launch)?;
+    privileges::drop_to(run_as).map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
+    when_parent_is_gone(Signal::TERM);
+    let run = egress_program::run(opened, || say_ready("egress"));
+    runtime(machine_threads())?.block_on(run)
+}
+
+/// As many threads as this machine runs at once, within reason.
+fn machine_threads() -> usize {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    runtime(threads.clamp(2, 8))?.block_on(node_program::run(launch, || say_ready("node")))
+    threads.clamp(2, 8)
 }
 
 fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {

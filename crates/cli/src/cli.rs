@@ -5,6 +5,8 @@
     reason = "these comments are help texts, read on a terminal"
 )]
 
+mod egress;
+mod network;
 mod run;
 mod sandbox;
 mod server;
@@ -14,6 +16,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+pub(crate) use egress::{
+    EgressCommand, ExplainArgs, ListSecretsArgs, NewPolicy, PolicyCommand, PutSecretArgs,
+    RevokeSecretArgs, SecretCommand, SetPolicyArgs, TailArgs, TopArgs,
+};
+pub(crate) use network::NetworkArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::{
     CopyArgs, CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs,
@@ -94,6 +101,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Sandbox(SandboxCommand),
     #[command(subcommand)]
+    Egress(EgressCommand),
+    #[command(subcommand)]
     Token(TokenCommand),
     Bench(BenchArgs),
     Completions(CompletionsArgs),
@@ -103,6 +112,9 @@ pub(crate) enum Command {
     /// The owner of the virtual machines; started by "tombolo up"
     #[command(hide = true)]
     Node,
+    /// The carrier of what sandboxes send out; started by "tombolo up"
+    #[command(hide = true)]
+    EgressProxy,
     /// Print a reference page
     #[command(hide = true)]
     Docs(DocsArgs),

@@ -5,6 +5,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod endpoint;
+pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod frame;
 mod handshake;
@@ -17,8 +18,9 @@ mod tests;
 
 pub(crate) use connection::{CallError, Connection};
 pub(crate) use endpoint::{Endpoint, Token};
-pub(crate) use handshake::{ConnectError, CreateConfig};
+pub(crate) use handshake::ConnectError;
 pub(crate) use rest::{RequestError, RestClient};
+pub(crate) use tombolo_api::config::NewSandbox;
 
 /// What this client calls itself; the server's native dialect goes by it.
 pub(crate) const USER_AGENT: &str = concat!("tombolo/", env!("CARGO_PKG_VERSION"));

@@ -5,6 +5,7 @@ mod completions;
 mod copy;
 mod docs;
 mod doctor;
+mod egress;
 mod run;
 mod sandbox;
 mod setup;
@@ -30,11 +31,13 @@ pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
         Command::Doctor(args) => doctor::doctor(&context, &args),
         Command::Setup(args) => setup::setup(&context, &args).map(|()| OK),
         Command::Sandbox(command) => block_on(sandbox::sandbox(&context, command)),
+        Command::Egress(command) => block_on(egress::egress(&context, command)),
         Command::Token(command) => block_on(token::token(&context, command)).map(|()| OK),
         Command::Bench(args) => bench::bench(&context, &args).map(|()| OK),
         Command::Completions(args) => completions::completions(&args).map(|()| OK),
         Command::Docs(args) => docs::docs(&args).map(|()| OK),
         Command::Server => children::server().map(|()| OK),
+        Command::EgressProxy => children::egress().map(|()| OK),
         Command::Node => children::node().map(|()| OK),
     }
 }

@@ -10,14 +10,15 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
 use keys::{KEYS, Key};
-pub(crate) use value::{Isolation, RunAs, Value, ValueError};
+pub(crate) use value::{Given, Isolation, RunAs, Value, ValueError};
 
 /// The settings of a server and its node, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +30,25 @@ pub(crate) struct Settings {
     pub(crate) memory_mib_min: u32,
     pub(crate) memory_mib_max: u32,
     pub(crate) vcpu_count: u32,
-    pub(crate) disk_bytes: u64,
+    pub(crate) disk_gib: u32,
     pub(crate) sandbox_limit: usize,
     pub(crate) memory_limit_mib: u64,
     pub(crate) lifetime_max: Duration,
     pub(crate) session_grace: Duration,
     pub(crate) run_as: RunAs,
+    pub(crate) egress: EgressSettings,
+}
+
+/// The settings of the egress proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EgressSettings {
+    pub(crate) run_as: RunAs,
+    /// From `name` or `name:port` to `address` or `address:port`.
+    pub(crate) hosts: BTreeMap<String, String>,
+    pub(crate) private_networks: Vec<String>,
+    pub(crate) root_files: Vec<PathBuf>,
+    pub(crate) audit_file_bytes_max: NonZeroU64,
+    pub(crate) audit_files_kept: NonZeroU32,
 }
 
 /// Values given as flags, by the name of their key.
@@ -45,7 +59,7 @@ pub(crate) type Flags = BTreeMap<&'static str, String>;
 pub(crate) enum Origin {
     Flag(String),
     Variable(&'static str),
-    File(std::path::PathBuf),
+    File(PathBuf),
     Default,
 }
 
@@ -67,23 +81,22 @@ pub(crate) enum ConfigError {
     Read(#[source] std::io::Error),
     #[error("{} is not valid TOML", path.display())]
     Syntax {
-        path: std::path::PathBuf,
+        path: PathBuf,
         #[source]
         source: Box<toml::de::Error>,
     },
     #[error("{} has the key \"{key}\", which does not exist", path.display())]
-    UnknownKey {
-        path: std::path::PathBuf,
-        key: String,
-    },
+    UnknownKey { path: PathBuf, key: String },
     #[error("{key} = {given} (from {origin}) is not possible")]
     Value {
         key: &'static str,
-        given: String,
+        given: Given,
         origin: Origin,
         #[source]
-        source: ValueError,
+        source: Box<ValueError>,
     },
+    #[error("{one} and {other} are both the user {uid}", one = keys::RUN_AS.name, other = keys::EGRESS_RUN_AS.name)]
+    SameUser { uid: u32 },
     #[error("{low} = {low_value} is more than {high} = {high_value}")]
     Order {
         low: &'static str,
@@ -91,6 +104,15 @@ pub(crate) enum ConfigError {
         high: &'static str,
         high_value: u64,
     },
+}
+
+/// Why it is not known what a server that runs was given.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotFollowedError {
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    #[error("the settings cannot be written")]
+    Encode(#[from] serde_json::Error),
 }
 
 impl ConfigError {
@@ -110,6 +132,10 @@ impl ConfigError {
                 None => "see docs/reference/configuration.md".to_owned(),
             },
             Self::Order { low, high, .. } => format!("raise {high} or lower {low}"),
+            Self::SameUser { .. } => {
+                "choose two users: the egress proxy holds secrets that the server must not read"
+                    .to_owned()
+            }
         }
     }
 }
@@ -135,7 +161,7 @@ impl Settings {
                 key: key.name,
                 given,
                 origin,
-                source,
+                source: Box::new(source),
             })
         };
         let settings = Self {
@@ -146,15 +172,43 @@ impl Settings {
             memory_mib_min: value(&keys::MEMORY_MIB_MIN)?.small(),
             memory_mib_max: value(&keys::MEMORY_MIB_MAX)?.small(),
             vcpu_count: value(&keys::VCPU_COUNT)?.small(),
-            disk_bytes: value(&keys::DISK_GIB)?.integer() * (1 << 30),
+            disk_gib: value(&keys::DISK_GIB)?.small(),
             sandbox_limit: value(&keys::SANDBOX_LIMIT)?.size(),
             memory_limit_mib: value(&keys::MEMORY_LIMIT_MIB)?.integer(),
             lifetime_max: value(&keys::LIFETIME_MAX)?.duration(),
             session_grace: value(&keys::SESSION_GRACE)?.duration(),
             run_as: value(&keys::RUN_AS)?.run_as(),
+            egress: EgressSettings::resolve(value)?,
         };
         settings.check_order()?;
+        settings.check_users()?;
         Ok(settings)
+    }
+
+    /// Which keys of a configuration file a server that runs was not given as they
+    /// are there: by another file, by a flag, or because it changed since.
+    pub(crate) fn not_followed(
+        &self,
+        running: &Self,
+        file: &Path,
+    ) -> Result<Vec<String>, NotFollowedError> {
+        let ours = flat(serde_json::to_value(self)?);
+        let theirs = flat(serde_json::to_value(running)?);
+        let named = file::read(ConfigFile::Named(file))?.values;
+        let named = named.into_keys().filter(|key| {
+            let field = field_of(key);
+            ours.get(field) != theirs.get(field)
+        });
+        Ok(named.collect())
+    }
+
+    /// One user must not read what the other keeps.
+    fn check_users(&self) -> Result<(), ConfigError> {
+        let uid = self.run_as.uid;
+        if uid == self.egress.run_as.uid {
+            return Err(ConfigError::SameUser { uid });
+        }
+        Ok(())
     }
 
     fn check_order(&self) -> Result<(), ConfigError> {
@@ -180,6 +234,56 @@ impl Settings {
     }
 }
 
+impl EgressSettings {
+    fn resolve(
+        value: impl Fn(&'static Key) -> Result<Value, ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        let audit_file_mib = value(&keys::EGRESS_AUDIT_FILE_MIB)?.integer();
+        let audit_files = value(&keys::EGRESS_AUDIT_FILES)?.small();
+        Ok(Self {
+            run_as: value(&keys::EGRESS_RUN_AS)?.run_as(),
+            hosts: value(&keys::EGRESS_HOSTS)?.hosts(),
+            private_networks: value(&keys::EGRESS_PRIVATE_NETWORKS)?.networks(),
+            root_files: value(&keys::EGRESS_ROOT_FILES)?.files(),
+            // The bounds of both keys begin at 1.
+            audit_file_bytes_max: NonZeroU64::MIN.saturating_add((audit_file_mib << 20) - 1),
+            audit_files_kept: NonZeroU32::MIN.saturating_add(audit_files - 1),
+        })
+    }
+}
+
+/// The field that a key is written to, where it has not the key's name.
+fn field_of(key: &str) -> &str {
+    match key {
+        _ if key == keys::EGRESS_AUDIT_FILE_MIB.name => "egress.audit_file_bytes_max",
+        _ if key == keys::EGRESS_AUDIT_FILES.name => "egress.audit_files_kept",
+        same => same,
+    }
+}
+
+/// The settings by name, those of the egress proxy as the file has them.
+fn flat(settings: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
+    let serde_json::Value::Object(settings) = settings else {
+        return BTreeMap::new();
+    };
+    let mut flat = BTreeMap::new();
+    for (name, value) in settings {
+        match value {
+            serde_json::Value::Object(parts) if name == "egress" => {
+                flat.extend(
+                    parts
+                        .into_iter()
+                        .map(|(part, value)| (format!("{name}.{part}"), value)),
+                );
+            }
+            value => {
+                flat.insert(name, value);
+            }
+        }
+    }
+    flat
+}
+
 /// The configuration file: one that was named must be there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ConfigFile<'a> {
@@ -193,23 +297,26 @@ fn given(
     environment: &Environment,
     in_file: &file::FileValues,
     machine: Machine,
-) -> (String, Origin) {
+) -> (Given, Origin) {
     if let Some(value) = flags.get(key.name) {
-        return (value.clone(), Origin::Flag(key.flag()));
+        return (Given::Text(value.clone()), Origin::Flag(key.flag()));
     }
     if let Some(value) = environment.get(key.variable) {
-        return (value.to_owned(), Origin::Variable(key.variable));
+        return (
+            Given::Text(value.to_owned()),
+            Origin::Variable(key.variable),
+        );
     }
     if let Some(value) = in_file.values.get(key.name) {
         return (value.clone(), Origin::File(in_file.path.clone()));
     }
-    (key.default.of(machine), Origin::Default)
+    (Given::Text(key.default.of(machine)), Origin::Default)
 }
 
 /// Variables that look like ours and are not; most likely misspelt.
 pub(crate) fn unknown_variables(environment: &Environment) -> Vec<String> {
     environment
-        .names("TOMBOLO_")
+        .names(keys::PREFIX)
         .filter(|name| {
             let is_key = KEYS.iter().any(|key| key.variable == *name);
             let is_other = keys::OTHER_VARIABLES.iter().any(|(other, _)| other == name);

@@ -1,6 +1,6 @@
 //! The `tombolo` command: the one executable of the host. It starts what a
 //! person asks for, and it is also every process that runs on the host: the
-//! supervisor (`up`), the server and the node.
+//! supervisor (`up`), the server, the node and the egress proxy.
 
 mod attach;
 mod bench;
@@ -13,6 +13,7 @@ mod context;
 mod environment;
 mod failure;
 mod local;
+mod network;
 mod output;
 mod privileges;
 mod provision;
@@ -62,7 +63,7 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 fn start_log(cli: &Cli, environment: &Environment) -> Outcome {
     let default = match cli.command {
-        Command::Up(_) | Command::Server | Command::Node => "info",
+        Command::Up(_) | Command::Server | Command::Node | Command::EgressProxy => "info",
         _ => "warn",
     };
     let filter = cli

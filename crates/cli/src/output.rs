@@ -10,10 +10,16 @@ use crate::failure::Outcome;
 
 /// Writes a line of data. A reader that has gone away is not our failure.
 pub(crate) fn data(line: &str) -> Outcome {
+    self::line(line).map(drop)
+}
+
+/// Writes one of many lines. Answers whether anybody reads on.
+pub(crate) fn line(line: &str) -> Outcome<bool> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

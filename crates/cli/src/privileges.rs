@@ -37,6 +37,16 @@ pub(crate) fn drop_to(run_as: RunAs) -> Result<(), DropError> {
     Ok(())
 }
 
+/// Whoever holds values of secrets keeps all of its memory out of the swap. Only root may
+/// lock as much as it likes, so this comes before [`drop_to`].
+pub(crate) fn raise_locked_memory_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    let raised = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of locked memory stays as it is");
+    }
+}
+
 /// Many sandboxes are many sockets: takes as many descriptors as the system
 /// lets this process have.
 pub(crate) fn raise_descriptor_limit() {

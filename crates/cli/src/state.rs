@@ -2,13 +2,15 @@
 //! written. Set-up and the node have their own directories beside these.
 
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+
+use crate::config::{RunAs, Settings};
 
 /// The longest path of a unix socket that Linux takes.
 const SOCKET_PATH_LEN_MAX: usize = 107;
@@ -27,7 +29,13 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     pub(crate) server_pid: u32,
     pub(crate) node_pid: u32,
+    /// Absent in what a version without one wrote.
+    #[serde(default)]
+    pub(crate) egress_pid: Option<u32>,
     pub(crate) version: String,
+    /// What it runs with. Absent in what an older version wrote.
+    #[serde(default)]
+    pub(crate) settings: Option<Settings>,
 }
 
 /// Why the state directory cannot be used.
@@ -43,7 +51,7 @@ pub(crate) enum StateError {
     },
     #[error("the path {} is {len} bytes long, and a socket's may be {SOCKET_PATH_LEN_MAX}", path.display())]
     SocketPath { path: PathBuf, len: usize },
-    #[error("{} lets no other user pass, and the server runs as one", directory.display())]
+    #[error("{} lets no other user pass, and the server and the egress proxy run as others", directory.display())]
     Closed { directory: PathBuf },
 }
 
@@ -104,35 +112,56 @@ impl StateDir {
         self.server_dir().join("tombolo.db")
     }
 
-    /// Makes the directories that `up` needs. `owner` is who the server runs
-    /// as: it passes through here, reads nothing, and owns its own directory.
-    pub(crate) fn prepare(&self, owner: crate::config::RunAs) -> Result<(), StateError> {
-        for directory in [self.root.clone(), self.run_dir(), self.server_dir()] {
+    /// The egress proxy's own directory, where it keeps keys and records.
+    pub(crate) fn egress_dir(&self) -> PathBuf {
+        self.root.join("egress")
+    }
+
+    /// The egress proxy's sockets. The directory is root's, so that the proxy
+    /// cannot put others in their place.
+    fn egress_run_dir(&self) -> PathBuf {
+        self.run_dir().join("egress")
+    }
+
+    /// For the server and root.
+    pub(crate) fn egress_control_socket(&self) -> PathBuf {
+        self.egress_run_dir().join("control.sock")
+    }
+
+    /// For root alone.
+    pub(crate) fn egress_descriptor_socket(&self) -> PathBuf {
+        self.egress_run_dir().join("slots.sock")
+    }
+
+    /// Makes the directories that `up` needs. The server and the egress proxy
+    /// pass through here, read nothing, and own a directory each.
+    pub(crate) fn prepare(&self, settings: &Settings) -> Result<(), StateError> {
+        for directory in [self.root.clone(), self.run_dir(), self.egress_run_dir()] {
             fs::create_dir_all(&directory)?;
+            fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755))?;
         }
-        fs::set_permissions(&self.root, std::fs::Permissions::from_mode(0o755))?;
-        fs::set_permissions(self.run_dir(), std::fs::Permissions::from_mode(0o755))?;
-        fs::set_permissions(self.server_dir(), std::fs::Permissions::from_mode(0o700))?;
-        self.give_to(owner)?;
-        self.check_socket()?;
+        for (directory, owner) in [
+            (self.server_dir(), settings.run_as),
+            (self.egress_dir(), settings.egress.run_as),
+        ] {
+            fs::create_dir_all(&directory)?;
+            fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))?;
+            give_to(&directory, owner)?;
+        }
+        self.check_sockets()?;
         self.check_passage()
     }
 
-    /// The owner of the server's files may have changed since the last time.
-    fn give_to(&self, owner: crate::config::RunAs) -> Result<(), StateError> {
-        let (uid, gid) = (Some(owner.uid), Some(owner.gid));
-        fs::os::unix::fs::chown(self.server_dir(), uid, gid)?;
-        for entry in fs::read_dir(self.server_dir())? {
-            fs::os::unix::fs::lchown(entry?.path(), uid, gid)?;
-        }
-        Ok(())
-    }
-
-    fn check_socket(&self) -> Result<(), StateError> {
-        let path = self.node_socket();
-        let len = path.as_os_str().len();
-        if len > SOCKET_PATH_LEN_MAX {
-            return Err(StateError::SocketPath { path, len });
+    fn check_sockets(&self) -> Result<(), StateError> {
+        for path in [
+            self.node_socket(),
+            self.egress_control_socket(),
+            self.egress_descriptor_socket(),
+        ] {
+            let len = path.as_os_str().len();
+            if len > SOCKET_PATH_LEN_MAX {
+                return Err(StateError::SocketPath { path, len });
+            }
         }
         Ok(())
     }
@@ -182,6 +211,27 @@ impl StateDir {
         }
         Ok(())
     }
+}
+
+/// Gives a directory to the user of a process, with all that is in it. Nothing
+/// is done where it is that user's already, so only after a change of the
+/// configuration does root walk where another user can write.
+fn give_to(directory: &Path, owner: RunAs) -> Result<(), StateError> {
+    let metadata = fs::symlink_metadata(directory)?;
+    if (metadata.uid(), metadata.gid()) == (owner.uid, owner.gid) {
+        return Ok(());
+    }
+    let (uid, gid) = (Some(owner.uid), Some(owner.gid));
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give_to(&entry.path(), owner)?;
+        } else {
+            fs::os::unix::fs::lchown(entry.path(), uid, gid)?;
+        }
+    }
+    // Last, so that what was interrupted is done again.
+    Ok(fs::os::unix::fs::lchown(directory, uid, gid)?)
 }
 
 /// The text of a file, or nothing if there is no such file.
@@ -308,7 +358,9 @@ mod tests {
             pid: 1,
             server_pid: 2,
             node_pid: 3,
+            egress_pid: Some(4),
             version: "0".to_owned(),
+            settings: None,
         };
         state.write_running(&running).unwrap();
         assert_eq!(state.running().unwrap(), Some(running));

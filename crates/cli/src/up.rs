@@ -1,10 +1,10 @@
 //! `tombolo up`: the supervisor of one machine. It gets what is missing,
-//! starts the node and the server, starts either again when it dies, and at
-//! the end takes everything down.
+//! starts the egress proxy, the node and the server, starts each again when it
+//! dies, and at the end takes everything down.
 //!
 //! An end in order (an interrupt, or SIGTERM) ends the sandboxes: whoever
 //! stops the server by hand expects the machine to be free afterwards. After
-//! any other end (`kill -9` of this process, of the server or of the node)
+//! any other end (`kill -9` of this process or of a child)
 //! the virtual machines are still there, because they are nobody's children,
 //! and the next node takes them over.
 
@@ -51,10 +51,7 @@ const DRAINED_AT_ONCE: usize = 8;
 pub(crate) fn up(context: &Context, args: &UpArgs) -> Outcome {
     let settings = context.settings(&args.settings.flags())?;
     crate::context::require_root("\"tombolo up\"")?;
-    context
-        .state
-        .prepare(settings.run_as)
-        .map_err(state_failure)?;
+    context.state.prepare(&settings).map_err(state_failure)?;
     let Some(_lock) = UpLock::take(&context.state)? else {
         return Err(already_up(context));
     };

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// Nothing here takes long; what does, hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Nobody in particular: may read nothing of root's and start no machine.
-const NOBODY: (u32, u32) = (60_791, 60_791);
+const NOBODY: (u32, u32) = (60_799, 60_799);
 
 /// A state directory of its own, and the program run on it.
 struct Place {
@@ -71,6 +71,14 @@ fn help_goes_to_standard_output() {
         &["sandbox", "--help"],
         &["sandbox", "copy", "--help"],
         &["token", "create", "--help"],
+        &["egress", "policy", "get", "--help"],
+        &["egress", "policy", "set", "--help"],
+        &["egress", "secret", "list", "--help"],
+        &["egress", "secret", "put", "--help"],
+        &["egress", "secret", "revoke", "--help"],
+        &["egress", "tail", "--help"],
+        &["egress", "top", "--help"],
+        &["egress", "explain", "--help"],
         &["doctor", "--help"],
         &["bench", "--help"],
     ] {
@@ -93,6 +101,7 @@ fn help_goes_to_standard_output() {
       doctor       Say what this machine can do, and how to mend what it cannot
       setup        Get everything that sandboxes need; "run" and "up" do this by themselves
       sandbox      Create, use and end sandboxes
+      egress       See and change what sandboxes send out: policies, secrets, records
       token        Create, list and revoke the tokens that open the server
       bench        Measure this machine: create, exec, files, many at once, memory
       completions  Print what makes a shell complete this command
@@ -338,7 +347,7 @@ fn machines_need_root_and_the_error_says_how() {
 #[test]
 fn parts_of_up_do_not_run_alone() {
     let place = Place::new();
-    for part in ["server", "node"] {
+    for part in ["server", "node", "egress-proxy"] {
         let shown = place.run(&[part]);
         assert!(shown.starts_with("exit 64\n"), "{shown}");
         assert!(

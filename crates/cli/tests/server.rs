@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tombolo_proc::Command;
 use tombolo_server::{Limits, Server, ServerConfig, TokenHash};
-use tombolo_testkit::{FakeAgent, FakeNode, Script, eventually, within};
+use tombolo_testkit::{FakeAgent, FakeEgress, FakeNode, Script, eventually, within};
 
 const ADMIN: &str = "tma_test";
 /// Nothing here takes long; what does, hangs.
@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// it for other commands.
 struct World {
     node: FakeNode,
+    egress: FakeEgress,
     state: TempDir,
     server: Server,
 }
@@ -52,11 +53,13 @@ impl Answer {
 
 impl World {
     async fn new() -> Self {
-        let node = FakeNode::start().unwrap();
+        let (node, egress) = (FakeNode::start().unwrap(), FakeEgress::start().unwrap());
+        node.attach_to(&egress);
         let config = ServerConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             base_url: None,
             node_socket: node.socket(),
+            egress_socket: Some(egress.socket()),
             database: node.directory().join("server.db"),
             admin_token: Some(TokenHash::of(ADMIN)),
             region: tombolo_ids::Region::DEFAULT,
@@ -74,6 +77,7 @@ impl World {
         fs_err::write(run.join("server.json"), running.to_string()).unwrap();
         let world = Self {
             node,
+            egress,
             state,
             server,
         };
@@ -396,4 +400,137 @@ async fn the_doctor_describes_a_server_that_runs() {
         report["server"]["node"]["isolation"].is_string(),
         "{report}"
     );
+}
+
+/// Hosts and secrets as they are typed reach the egress process, and nothing that
+/// is printed has a value.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_and_secrets_are_given_changed_and_watched() {
+    let world = World::new().await;
+    let with_key = |args: &[&str], value: &str| world.command(args).env("API_KEY", value);
+    let create = [
+        "sandbox",
+        "create",
+        "--allow-net",
+        "api.example.com,*.b.com:443",
+        "--secret",
+        "API_KEY@api.example.com",
+    ];
+    world.egress.warn(&["mind the gap"]);
+    let created = with_key(&create, "first-value").output().await.unwrap();
+    assert!(created.status.success(), "{}", created.stderr_tail());
+    assert_eq!(created.stderr_tail().trim(), "warning: mind the gap");
+    world.egress.warn(&[]);
+    let id = created.stdout_text().trim().to_owned();
+    let carried = || world.egress.sandbox(&id).unwrap();
+    let hosts = serde_json::json!(["api.example.com", "*.b.com:443"]);
+    assert_eq!(carried().policy["allow_net"], hosts);
+    assert_eq!(carried().secrets["API_KEY"].value, "first-value");
+
+    let put = ["egress", "secret", "put", &id, "API_KEY"];
+    let put = with_key(&put, "second-value").output().await.unwrap();
+    assert!(put.status.success(), "{}", put.stderr_tail());
+    assert_eq!(carried().secrets["API_KEY"].value, "second-value");
+    let keep = [
+        "egress",
+        "secret",
+        "put",
+        &id,
+        "API_KEY@x.b.com",
+        "--keep-value",
+        "--json",
+    ];
+    let kept = world.run(&keep).await.json();
+    assert_eq!(kept["hosts"], serde_json::json!(["x.b.com"]));
+    let piped = ["egress", "secret", "put", &id, "API_KEY", "--file", "-"];
+    let piped = world.feed(&piped, "third-value\n").await.ok();
+    assert_eq!(carried().secrets["API_KEY"].value, "third-value");
+    let listed = world.run(&["egress", "secret", "list", &id]).await.ok();
+    for shown in [put.stdout_text(), kept.to_string(), piped, listed] {
+        assert!(
+            shown.contains("API_KEY") && !shown.contains("-value"),
+            "{shown}"
+        );
+    }
+    world
+        .run(&["egress", "secret", "revoke", &id, "API_KEY"])
+        .await
+        .ok();
+    assert!(carried().secrets["API_KEY"].is_revoked);
+
+    let policy = world.run(&["egress", "policy", "get", &id]).await.ok();
+    let set = ["egress", "policy", "set", &id, "-"];
+    assert_eq!(world.feed(&set, &policy).await.ok(), "generation 6\n");
+    let stale = world.feed(&set, &policy).await;
+    assert!(stale.stderr.contains("POLICY_CHANGED"), "{stale:?}");
+    let everything = ["egress", "policy", "set", &id, "--allow-net", "*", "--json"];
+    assert_eq!(world.run(&everything).await.json()["generation"], 7);
+    assert_eq!(carried().policy.get("allow_net"), None);
+    world
+        .run(&["egress", "policy", "set", &id, "--no-net"])
+        .await
+        .ok();
+    assert_eq!(carried().policy["allow_net"], serde_json::json!([]));
+    let top = world.run(&["egress", "top"]).await.ok();
+    assert!(
+        top.starts_with("HOST") && top.contains("api.example.com"),
+        "{top}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_shown_until_the_sandbox_ends() {
+    let world = World::new().await;
+    let id = world.run(&["sandbox", "create"]).await.ok();
+    let id = id.trim();
+    // Nothing was asked for, so there is no network.
+    let policy = world.egress.sandbox(id).unwrap().policy;
+    assert_eq!(policy["allow_net"], serde_json::json!([]));
+    let told = async {
+        eventually("somebody listens", async || {
+            (world.egress.listeners() > 0).then_some(())
+        })
+        .await;
+        world.egress.record("default", id, 3);
+        world.run(&["sandbox", "kill", id]).await.ok();
+    };
+    let tail = ["egress", "tail", id, "--json"];
+    let (tail, ()) = tokio::join!(world.run(&tail), told);
+    assert!(tail.stderr.contains("skipped"), "{tail:?}");
+    assert_eq!(tail.json()["sandbox"], id);
+}
+
+/// A configuration that a person names is not left out in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn run_refuses_a_server_with_another_configuration() {
+    let world = World::new().await;
+    let config = world.state.path().join("other.toml");
+    fs_err::write(
+        &config,
+        "pool_size = 7\n[egress]\nhosts = { \"a.com\" = \"127.0.0.1\" }\n",
+    )
+    .unwrap();
+    let config = config.to_str().unwrap();
+    let run = ["--config", config, "run", "true"];
+    // What an older version wrote tells nothing to compare with.
+    let settings = serde_json::json!({
+        "listen": "127.0.0.1:1", "isolation": "auto", "pool_size": 4, "default_memory_mib": 1280,
+        "memory_mib_min": 768, "memory_mib_max": 4096, "vcpu_count": 2, "disk_gib": 10,
+        "sandbox_limit": 100, "memory_limit_mib": 1, "lifetime_max": {"secs": 86400, "nanos": 0},
+        "session_grace": {"secs": 30, "nanos": 0}, "run_as": {"uid": 60790, "gid": 60790},
+        "egress": {
+            "run_as": {"uid": 60791, "gid": 60791}, "hosts": {}, "private_networks": [],
+            "root_files": [], "audit_file_bytes_max": 33_554_432, "audit_files_kept": 7,
+        },
+    });
+    let file = world.state.path().join("run/server.json");
+    let mut running: Value = serde_json::from_slice(&fs_err::read(&file).unwrap()).unwrap();
+    running["settings"] = settings;
+    fs_err::write(&file, running.to_string()).unwrap();
+    let refused = world.run(&run).await;
+    assert_eq!(refused.code, 78, "{refused:?}");
+    for words in ["egress.hosts", "pool_size", "hint: stop it by: kill 1"] {
+        assert!(refused.stderr.contains(words), "{refused:?}");
+    }
+    assert!(!refused.stderr.contains("vcpu_count"), "{refused:?}");
 }

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import stat
 import tempfile
 import time
@@ -148,11 +149,33 @@ async def _(w):
         assert (await sb.env.get("HOME")) == "/home/app"
 
 
+HOST = "api.example.com"
+
+
+@row("sandbox.create allow_net")
+async def _(w):
+    async with w.client.sandbox.create(allow_net=[HOST]) as sb:
+        own = World(w.client, sb)
+        code = f"curl -s -o /dev/null -w '%{{http_code}}' https://{HOST}/"
+        assert await own.shell_text(code) == "200"
+        assert "egress_denied" in await own.shell_text("curl -s https://evil.example/")
+
+
+@row("sandbox.create secrets")
+async def _(w):
+    key = os.environ["API_KEY"]
+    secrets = {"API_KEY": {"hosts": [HOST], "value": key}}
+    async with w.client.sandbox.create(allow_net=[HOST], secrets=secrets) as sb:
+        placeholder = await sb.env.get("API_KEY")
+        assert re.fullmatch("DENO_SECRET_PLACEHOLDER_[0-9a-f]{64}", placeholder), placeholder
+        call = f'curl -s -H "authorization: $API_KEY" https://{HOST}/'
+        echo = await World(w.client, sb).shell_text(call)
+        assert placeholder in echo and key not in echo, echo
+
+
 REFUSED_OPTIONS = {
     "root": {"root": "snap"},
     "volumes": {"volumes": {"/data": "vol"}},
-    "allow_net": {"allow_net": ["example.com"]},
-    "secrets": {"secrets": {"K": {"hosts": ["example.com"], "value": "v"}}},
     "ssh": {"ssh": True},
     "port": {"port": 8000},
 }

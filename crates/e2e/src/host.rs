@@ -65,7 +65,7 @@ pub fn parts(world: &World) -> Vec<Process> {
     all.iter().filter(of_ours).cloned().collect()
 }
 
-/// The process of one part: `server` or `node`.
+/// The process of one part: `server`, `node` or `egress-proxy`.
 pub fn part(world: &World, name: &str) -> anyhow::Result<Pid> {
     let child = parts(world)
         .into_iter()

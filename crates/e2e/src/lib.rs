@@ -4,6 +4,8 @@
 mod footprint;
 pub mod host;
 mod load;
+pub mod packages;
+pub mod upstream;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,7 +57,14 @@ pub struct Options {
     /// Machines that wait for the next sandbox.
     pub pool_size: usize,
     /// Flags of `tombolo up`.
-    pub flags: Vec<&'static str>,
+    pub flags: Vec<String>,
+    /// A process whose network and mounts the server has too, instead of
+    /// those of the test.
+    pub beside: Option<u32>,
+    /// Variables of its environment besides those of the test.
+    pub env: Vec<(String, String)>,
+    /// Where it logs to, if not to where the test does.
+    pub log: Option<PathBuf>,
     /// The size in MiB of a file system for the state directory alone; it is
     /// in memory and ends with the last process that uses it.
     pub room_mib: Option<u32>,
@@ -66,6 +75,9 @@ impl Default for Options {
         Self {
             pool_size: POOL_SIZE,
             flags: Vec::new(),
+            beside: None,
+            env: Vec::new(),
+            log: None,
             room_mib: None,
         }
     }
@@ -120,6 +132,10 @@ impl World {
         let shared = PathBuf::from(variable(STATE_VARIABLE)?);
         let binary = PathBuf::from(variable(BINARY_VARIABLE)?);
         let directory = borrow(&shared).await?;
+        let log = match &options.log {
+            None => Stdio::inherit(),
+            Some(path) => fs_err::File::create(path)?.into_parts().0.into(),
+        };
         let mut up = options
             .starter(&binary, directory.path())
             .inherit_env()
@@ -127,7 +143,8 @@ impl World {
             .arg(directory.path())
             .args(["--pool-size", &options.pool_size.to_string()])
             .args(&options.flags)
-            .spawn(Stdio::null(), Stdio::piped(), Stdio::inherit())?;
+            .envs(options.env.clone())
+            .spawn(Stdio::null(), Stdio::piped(), log)?;
         let output = up.stdout.take().context("standard output is piped")?;
         let mut line = String::new();
         let mut reader = BufReader::new(output);
@@ -173,6 +190,16 @@ impl World {
         &self.announcement.url
     }
 
+    /// A token for it.
+    pub fn token(&self) -> &str {
+        &self.announcement.token
+    }
+
+    /// The program under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The state directory of this server alone, as the test can look into it.
     pub fn state(&self) -> &Path {
         &self.state
@@ -189,10 +216,9 @@ impl World {
 
     /// A command of the program under test, on this server.
     pub fn tombolo<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
-        let command = if self.options.room_mib.is_some() {
-            let namespace = format!("--mount=/proc/{}/ns/mnt", self.pid);
-            let enter = Command::new("nsenter").args([&namespace, "--"]);
-            enter.arg(&self.binary)
+        let options = &self.options;
+        let command = if options.room_mib.is_some() || options.beside.is_some() {
+            enter(self.pid.unsigned_abs(), &self.binary)
         } else {
             Command::new(&self.binary)
         };
@@ -258,6 +284,9 @@ impl Options {
     /// The program under test, started where its state directory has the room
     /// it is to have.
     fn starter(&self, binary: &Path, state: &Path) -> Command {
+        if let Some(pid) = self.beside {
+            return enter(pid, binary);
+        }
         let Some(room_mib) = self.room_mib else {
             return Command::new(binary);
         };
@@ -274,6 +303,16 @@ impl Options {
             .arg(room_mib.to_string())
             .arg(binary)
     }
+}
+
+/// A program, started with the network and the mounts of a process.
+fn enter(pid: u32, program: &Path) -> Command {
+    let [network, mounts] = ["net", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
+    Command::new("nsenter")
+        .arg(format!("--net={network}"))
+        .arg(format!("--mount={mounts}"))
+        .arg("--")
+        .arg(program)
 }
 
 fn variable(name: &str) -> anyhow::Result<std::ffi::OsString> {
@@ -318,6 +357,25 @@ async fn borrow(shared: &Path) -> anyhow::Result<TempDir> {
         fs_err::copy(isolation, state.path().join("isolation.json"))?;
     }
     Ok(state)
+}
+
+/// A state directory on which set-up has everything to do that comes after the
+/// engine and the guest's first file system.
+pub async fn half_set_up() -> anyhow::Result<TempDir> {
+    let state = borrow(Path::new(&variable(STATE_VARIABLE)?)).await?;
+    let manifest_path = state.path().join("artefacts/manifest.json");
+    let manifest: Manifest = serde_json::from_str(&fs_err::read_to_string(&manifest_path)?)?;
+    fs_err::remove_file(manifest_path)?;
+    let image_dir = manifest.image.parent().context("the image has a place")?;
+    fs_err::remove_dir_all(image_dir)?;
+    Ok(state)
+}
+
+/// `tombolo setup` of the program under test, on this state directory.
+pub fn set_up(state: &Path) -> anyhow::Result<Command> {
+    let command = Command::new(PathBuf::from(variable(BINARY_VARIABLE)?));
+    let command = command.inherit_env().arg("--state-dir").arg(state);
+    Ok(command.arg("setup"))
 }
 
 async fn stop(up: &mut Child) -> anyhow::Result<()> {

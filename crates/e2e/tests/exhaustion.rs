@@ -38,7 +38,7 @@ async fn beyond_the_limit_of_memory_each_create_is_refused_by_name() {
 async fn check_limit(flags: &[&'static str], allowed: usize, words: &'static str) {
     let options = Options {
         pool_size: 2,
-        flags: flags.to_vec(),
+        flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         ..Options::default()
     };
     with_world_of(options, LIMIT, async move |world| {

@@ -62,7 +62,7 @@ async fn a_call_under_way_is_answered_whatever_dies_and_the_rest_lives_on() {
         let witness = world.create().await?;
         let leave = "nohup sleep 4321 >/dev/null 2>&1 & echo $! > /tmp/pid";
         world.shell_text(&witness, leave).await?;
-        for name in ["server", "node"] {
+        for name in ["server", "node", "egress-proxy"] {
             let id = world.create().await?;
             let call = start(&world, &id, "echo begun; sleep 5");
             let begun = || is_running(&world, &id, "sleep 5");

@@ -56,13 +56,18 @@ async fn a_sandbox_reaches_nothing_of_the_host() {
             "{inside}"
         );
 
-        let interfaces = world.shell_text(&id, "ls /sys/class/net").await?;
-        ensure!(interfaces.trim() == "lo", "{interfaces}");
         let port = world.url().rsplit(':').next().context("a port")?;
-        for address in ["127.0.0.1", "10.0.2.2", "169.254.169.254", "1.1.1.1"] {
-            let dial = format!("sudo timeout 5 bash -c '</dev/tcp/{address}/{port}'");
-            let output = world.shell(&id, &dial).await?;
-            // Refused at once: not even a lost packet leaves.
+        for address in ["127.0.0.1", "10.0.2.2", "169.254.169.254", "192.168.0.1"] {
+            // The proxy takes every connection before it knows where to, and
+            // resets it: what counts is whether anybody answers. To HTTP it
+            // would say why not.
+            let ask = format!(
+                "exec 3<>/dev/tcp/{address}/{port} && echo SSH-2.0-x >&3 && read -r line <&3"
+            );
+            let output = world
+                .shell(&id, &format!("timeout 5 bash -c '{ask}'"))
+                .await?;
+            // At once: nothing is lost in silence.
             ensure!(output.status.code() == Some(1), "{address}: {output:?}");
         }
         Ok(())

@@ -7,12 +7,14 @@
 )]
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use tombolo_e2e::{World, with_world};
+use tombolo_e2e::packages::{installed, workspace};
+use tombolo_e2e::upstream::Upstream;
+use tombolo_e2e::{Options, World, with_world_of};
 use tombolo_proc::Command;
 
 /// Everything together takes about a minute and a half.
@@ -21,8 +23,8 @@ const LIMIT: Duration = Duration::from_mins(8);
 const ROWS_MAX: Duration = Duration::from_mins(3);
 /// One example.
 const EXAMPLE_MAX: Duration = Duration::from_mins(1);
-/// From a registry, perhaps through a slow mirror.
-const INSTALL_MAX: Duration = Duration::from_mins(3);
+/// The value that the drivers give to a secret.
+const KEY: &str = "sk-of-the-conformance-test";
 const TABLE: &str = "docs/reference/conformance.md";
 
 /// What a conformance driver says of one call.
@@ -58,7 +60,12 @@ impl State {
 async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
     let (python, javascript) = (Python::install().await, JavaScript::install().await);
     let (python, javascript) = (python.unwrap(), javascript.unwrap());
-    with_world(LIMIT, async move |world| {
+    let mut upstream = Upstream::start().await.unwrap();
+    let options = Options {
+        flags: upstream.flags(),
+        ..Options::default()
+    };
+    with_world_of(options, LIMIT, async move |world| {
         let rows = [
             ("Python", python.rows(&world).await?),
             ("JavaScript", javascript.rows(&world).await?),
@@ -67,6 +74,11 @@ async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
             let failed: Vec<_> = rows.iter().filter(|row| row.state == State::Fail).collect();
             ensure!(failed.is_empty(), "{sdk}: {failed:#?}");
         }
+        // Each SDK called once, with a secret.
+        for (sdk, _) in &rows {
+            let seen = upstream.says_at_last(&format!("credential: {KEY}")).await;
+            seen.with_context(|| format!("{sdk}: the value has not arrived"))?;
+        }
         check_table(&table(&rows)?)?;
         python.examples(&world).await?;
         javascript.examples(&world).await?;
@@ -74,10 +86,6 @@ async fn both_sdks_do_what_the_table_says_and_every_example_runs() {
         javascript.readme(&world).await
     })
     .await;
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The files of a directory of examples, in order.
@@ -112,23 +120,9 @@ fn readme(language: &str) -> anyhow::Result<Vec<String>> {
     Ok(programs)
 }
 
-/// A directory that keeps what is installed from the list of packages in
-/// `pins`, and whether it is there already.
-fn installed(name: &str, pins: &Path) -> anyhow::Result<(PathBuf, bool)> {
-    let directory = workspace().join("target/sdk").join(name);
-    fs_err::create_dir_all(&directory)?;
-    let wanted = fs_err::read_to_string(pins)?;
-    let done = fs_err::read_to_string(directory.join("installed"));
-    Ok((directory, done.is_ok_and(|done| done == wanted)))
-}
-
-fn mark_installed(directory: &Path, pins: &Path) -> anyhow::Result<()> {
-    fs_err::copy(pins, directory.join("installed"))?;
-    Ok(())
-}
-
 async fn rows_of(driver: Command, world: &World) -> anyhow::Result<Vec<Row>> {
-    let driver = driver.envs(world.sdk_environment()).deadline(ROWS_MAX);
+    let driver = driver.envs(world.sdk_environment()).env("API_KEY", KEY);
+    let driver = driver.deadline(ROWS_MAX);
     let output = driver.run().await?;
     let lines = output.stdout_text();
     let rows = lines.lines().filter(|line| line.starts_with("{\"row\""));
@@ -155,16 +149,14 @@ struct Python {
 impl Python {
     async fn install() -> anyhow::Result<Self> {
         let pins = workspace().join("examples/python/requirements.txt");
-        let (directory, done) = installed("python-environment", &pins)?;
-        let interpreter = directory.join("bin/python");
-        if !done {
+        let directory = installed("python-environment", &pins, |directory| {
             let venv = Command::new("python3").args(["-m", "venv", "--clear"]);
-            let pip = Command::new(&interpreter).args(["-m", "pip", "install", "--requirement"]);
-            for step in [venv.arg(&directory), pip.arg(&pins)] {
-                step.inherit_env().deadline(INSTALL_MAX).run().await?;
-            }
-            mark_installed(&directory, &pins)?;
-        }
+            let pip = Command::new(directory.join("bin/python"));
+            let pip = pip.args(["-m", "pip", "install", "--requirement"]);
+            vec![venv.arg(directory), pip.arg(&pins)]
+        })
+        .await?;
+        let interpreter = directory.join("bin/python");
         Ok(Self { interpreter })
     }
 
@@ -197,14 +189,12 @@ struct JavaScript {
 impl JavaScript {
     async fn install() -> anyhow::Result<Self> {
         let pins = workspace().join("examples/javascript/package.json");
-        let (directory, done) = installed("javascript-packages", &pins)?;
-        if !done {
-            fs_err::copy(&pins, directory.join("package.json"))?;
+        let directory = installed("javascript-packages", &pins, |directory| {
+            let copy = Command::new("cp").arg(&pins).arg(directory);
             let npm = Command::new("npm").args(["install", "--no-audit", "--no-fund"]);
-            let npm = npm.cwd(&directory).inherit_env().deadline(INSTALL_MAX);
-            npm.run().await?;
-            mark_installed(&directory, &pins)?;
-        }
+            vec![copy, npm.cwd(directory)]
+        })
+        .await?;
         Ok(Self { directory })
     }
 

@@ -151,7 +151,12 @@ impl Authority {
         Ok(config)
     }
 
-    fn make_config(&self, peer: &Peer, now: i64) -> Result<ServerConfig, AuthorityError> {
+    /// A new leaf for a peer, and the authority's own certificate.
+    pub(crate) fn chain(
+        &self,
+        peer: &Peer,
+        now: i64,
+    ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let mut params = params(now, LEAF_DAYS);
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
@@ -166,7 +171,11 @@ impl Authority {
             Peer::Address(address) => SanType::IpAddress(*address),
         }];
         let leaf = params.signed_by(&self.leaf_key, &self.issuer)?;
-        let chain = vec![leaf.der().clone(), self.certificate.clone()];
+        Ok(vec![leaf.der().clone(), self.certificate.clone()])
+    }
+
+    fn make_config(&self, peer: &Peer, now: i64) -> Result<ServerConfig, AuthorityError> {
+        let chain = self.chain(peer, now)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialize_der()));
         let provider = Arc::new(ring::default_provider());
         let certified = CertifiedKey::from_der(chain, key, &provider)?;

@@ -2,7 +2,7 @@
 //! `crates/node-proto/proto/egress.proto` says.
 
 mod descriptors;
-mod explain;
+pub(crate) mod explain;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -11,9 +11,10 @@ use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_diag::in_one_line;
 use tombolo_node_proto::egress::{
-    AttachReply, AttachRequest, CaCertificateReply, DetachReply, ExplainReply, ExplainRequest,
-    HostStats, PublicKeyReply, PublicKeyRequest, SandboxRef, Secret, SetPolicyRequest, SetReply,
-    SetSecretsRequest, StatsReply, StatsRequest, TailReply, TailRequest, egress_server::Egress,
+    AttachReply, AttachRequest, CaCertificateReply, ChangeSecretsRequest, DetachReply,
+    ExplainReply, ExplainRequest, HostStats, PublicKeyReply, PublicKeyRequest, RetainReply,
+    RetainRequest, SandboxRef, Secret, SetPolicyRequest, SetReply, StatsReply, StatsRequest,
+    TailReply, TailRequest, egress_server::Egress,
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -21,7 +22,7 @@ pub(crate) use descriptors::{Descriptors, open as open_descriptors};
 
 use crate::{
     counters::HostCounts,
-    registry::{ChangeError, Given, GivenSecret, Registry},
+    registry::{ChangeError, Given, GivenSecret, Registry, SecretChange},
     sandbox::SandboxIdentity,
 };
 
@@ -90,6 +91,15 @@ impl Egress for Control {
         Ok(Response::new(DetachReply { stats }))
     }
 
+    async fn retain(
+        &self,
+        request: Request<RetainRequest>,
+    ) -> Result<Response<RetainReply>, Status> {
+        let living = request.into_inner().sandbox_ids.into_iter().collect();
+        let detached = self.registry.retain(&living).await.map_err(refuse)?;
+        Ok(Response::new(RetainReply { detached }))
+    }
+
     async fn set_policy(
         &self,
         request: Request<SetPolicyRequest>,
@@ -103,15 +113,19 @@ impl Egress for Control {
         Ok(Response::new(SetReply { warnings }))
     }
 
-    async fn set_secrets(
+    async fn change_secrets(
         &self,
-        request: Request<SetSecretsRequest>,
+        request: Request<ChangeSecretsRequest>,
     ) -> Result<Response<SetReply>, Status> {
         let request = request.into_inner();
-        let secrets: Vec<GivenSecret> = request.secrets.into_iter().map(given).collect();
+        let change = SecretChange {
+            given: request.given.into_iter().map(given).collect(),
+            revoked: request.revoked,
+            policy_json: Some(request.policy_json).filter(|json| !json.is_empty()),
+        };
         let changed = self
             .registry
-            .set_secrets(&request.sandbox_id, &secrets)
+            .change_secrets(&request.sandbox_id, change)
             .await;
         let warnings = changed.map_err(refuse)?;
         Ok(Response::new(SetReply { warnings }))
@@ -123,7 +137,7 @@ impl Egress for Control {
     ) -> Result<Response<ExplainReply>, Status> {
         let request = request.into_inner();
         let sandbox = self.registry.find(&request.sandbox_id).map_err(refuse)?;
-        let explanation = explain::explain(&sandbox, &request.method, &request.url)
+        let explanation = explain::explain(&sandbox, &request)
             .map_err(|error| Status::invalid_argument(in_one_line(&error)))?;
         let explanation_json = explanation.to_string();
         Ok(Response::new(ExplainReply { explanation_json }))

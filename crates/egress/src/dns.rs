@@ -5,7 +5,7 @@
 //! somebody connects. All questions but those for addresses of permitted names have empty
 //! or negative answers.
 
-mod answer;
+pub(crate) mod answer;
 mod datagram;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -14,7 +14,7 @@ mod tls;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
-use tombolo_policy::{Decision, HostName, Interception, Transport};
+use tombolo_policy::{Decision, HostName, Target, Transport};
 
 use crate::{
     audit::Draft,
@@ -31,8 +31,11 @@ use crate::{
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client is waited for where the server may be the one to speak first.
 const SERVER_FIRST_AFTER: Duration = Duration::from_millis(300);
-/// How long a refused connection is looked at, to answer HTTP in HTTP.
+/// How long a refused connection is looked at, to answer HTTP in HTTP...
 const DENIED_SNIFF_TIMEOUT: Duration = Duration::from_millis(200);
+/// ... and how long on the ports where that is most likely, for guests that are slow.
+const DENIED_WEB_SNIFF_TIMEOUT: Duration = Duration::from_millis(500);
+const WEB_PORTS: [u16; 2] = [80, 443];
 /// Where names are asked for.
 const DNS_PORT: u16 = 53;
 
@@ -54,8 +57,21 @@ pub(crate) struct Flow {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) facts: FlowFacts,
     pub(crate) place: Place,
+    pub(crate) admission: Admission,
     _lease: Option<AddressLease>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What was decided when the guest connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It goes on for as long as the policy allows it.
+    Allowed,
+    /// It is refused, whatever the policy says later.
+    Denied,
+    /// The same, to the address that stands for every refused name: which of them is meant
+    /// is known by what the guest says, and used for nothing but to say why.
+    RefusedName,
 }
 
 /// Carries one connection to its end.
@@ -78,8 +94,9 @@ pub(crate) async fn serve(
     if original.port() == DNS_PORT {
         return dns::serve_stream(&sandbox, stream, source, original).await;
     }
-    let (peer, lease) = match sandbox.destination(original.ip()) {
-        Destination::Peer(peer, lease) => (peer, lease),
+    let (peer, lease, is_refusal) = match sandbox.destination(original.ip()) {
+        Destination::Peer(peer, lease) => (peer, lease, false),
+        Destination::Refusal(address) => (Peer::Address(address), None, true),
         Destination::Vacant => {
             let facts = sandbox.flow_facts(source, original, None);
             return refuse(
@@ -96,16 +113,27 @@ pub(crate) async fn serve(
     };
     let facts = sandbox.flow_facts(source, original, name);
     let port = original.port();
+    let place = Place { peer, port };
+    let decision = decide(&place, &sandbox.rules());
+    let admission = match decision.is_allowed() {
+        _ if is_refusal => Admission::RefusedName,
+        true => Admission::Allowed,
+        false => Admission::Denied,
+    };
     let flow = Arc::new(Flow {
-        place: Place { peer, port },
+        place,
+        admission,
         sandbox: Arc::clone(&sandbox),
         facts,
         _lease: lease,
         _permit: permit,
     });
-    let decision = flow.decide(&sandbox.rules());
-    if !decision.is_allowed() {
-        return serve_denied(flow, stream, &decision).await;
+    if admission != Admission::Allowed {
+        tokio::select! {
+            () = serve_denied(flow, stream, &decision) => {}
+            () = sandbox.closed.cancelled() => {}
+        }
+        return;
     }
     tokio::select! {
         () = serve_allowed(Arc::clone(&flow), stream) => {}
@@ -114,70 +142,33 @@ pub(crate) async fn serve(
     }
 }
 
+fn decide(place: &Place, rules: &Rules) -> Decision {
+    let network = rules.policy.network();
+    network.decide_connect(place.peer.target(), place.port, Transport::Tcp)
+}
+
 impl Flow {
+    /// What the policy says now. Only a flow that was allowed can still be.
     pub(crate) fn decide(&self, rules: &Rules) -> Decision {
-        let network = rules.policy.network();
-        network.decide_connect(self.place.peer.target(), self.place.port, Transport::Tcp)
+        match self.admission {
+            Admission::Allowed => decide(&self.place, rules),
+            Admission::Denied | Admission::RefusedName => {
+                self.refuse(rules, self.place.peer.target())
+            }
+        }
+    }
+
+    /// Why nothing of this flow goes on to the target.
+    pub(crate) fn refuse(&self, rules: &Rules, target: Target<'_>) -> Decision {
+        rules
+            .policy
+            .network()
+            .refuse_connect(target, self.place.port)
     }
 
     pub(crate) fn begin_record(&self, proto: &'static str) -> Draft {
         self.sandbox.begin_record(&self.facts, proto)
     }
-
-    /// Whether TLS here ends in this process.
-    fn interception(&self, rules: &Rules) -> IsTerminated {
-        let is_terminated = match &self.place.peer {
-            Peer::Name(name) => matches!(
-                rules.policy.intercept().decide(name, self.place.port),
-                Interception::Terminate(_)
-            ),
-            // No secret is for an address, but rules may be.
-            Peer::Address(_) => self.has_rules(rules),
-        };
-        if is_terminated {
-            IsTerminated::Yes
-        } else {
-            IsTerminated::No
-        }
-    }
-
-    fn has_rules(&self, rules: &Rules) -> bool {
-        let requests = rules.policy.requests();
-        requests.applies_to(self.place.peer.target(), self.place.port)
-    }
-
-    /// Whether bytes that are neither TLS nor HTTP may pass: where nothing is enforced but
-    /// the destination itself, or where the allow list names the port besides the host and
-    /// it is not a port of the web. Whoever writes `db.example.com:5432` means that.
-    fn may_pass_raw(&self, rules: &Rules) -> bool {
-        if self.interception(rules) == IsTerminated::No {
-            return true;
-        }
-        let has_secrets = match &self.place.peer {
-            Peer::Name(name) => rules
-                .policy
-                .secrets_for(name, self.place.port)
-                .next()
-                .is_some(),
-            Peer::Address(_) => false,
-        };
-        let entries = rules.policy.network().entries().unwrap_or_default();
-        let names_port = entries.iter().any(|entry| {
-            let is_host = match &self.place.peer {
-                Peer::Name(name) => entry.host().matches_name(name),
-                Peer::Address(address) => entry.host().matches_address(*address),
-            };
-            is_host && entry.port() == Some(self.place.port)
-        });
-        let is_web = matches!(self.place.port, 80 | 443);
-        names_port && !is_web && !has_secrets && !self.has_rules(rules)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IsTerminated {
-    Yes,
-    No,
 }
 
 async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
@@ -186,7 +177,7 @@ async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
     let mut draft = flow.begin_record("tcp");
     draft.record.decided(&flow.decide(&rules));
     draft.record.failed("closed_early");
-    let raw = flow.may_pass_raw(&rules);
+    let raw = rules.may_pass_raw(&flow.place);
     let patience = if raw {
         SERVER_FIRST_AFTER
     } else {
@@ -210,17 +201,31 @@ async fn serve_allowed(flow: Arc<Flow>, mut stream: Rewound<TcpStream>) {
     }
 }
 
-/// Says no: in HTTP to a client that speaks HTTP, and with a reset to others.
+/// Says no: in HTTP to a client that speaks HTTP, also inside TLS, and with a reset to
+/// others.
 async fn serve_denied(flow: Arc<Flow>, mut stream: Rewound<TcpStream>, decision: &Decision) {
     let mut draft = flow.begin_record("tcp");
-    draft.record.decided(decision);
-    let sniffed = timeout(DENIED_SNIFF_TIMEOUT, stream.sniff()).await;
-    if let Ok(Ok(Sniffed::Protocol(Protocol::Http1))) = sniffed {
-        let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1", draft);
-        return http::serve_http1_once(flow, stream).await;
+    if flow.admission == Admission::RefusedName {
+        draft.record.refused("refused_name");
+    } else {
+        draft.record.decided(decision);
     }
-    draft.keep().await;
-    stream.reset();
+    let patience = if WEB_PORTS.contains(&flow.place.port) {
+        DENIED_WEB_SNIFF_TIMEOUT
+    } else {
+        DENIED_SNIFF_TIMEOUT
+    };
+    match timeout(patience, stream.sniff()).await {
+        Ok(Ok(Sniffed::Protocol(Protocol::Http1))) => {
+            let flow = HttpFlow::new(flow, Scheme::Http, "http/1.1", draft);
+            http::serve_http1_once(flow, stream).await;
+        }
+        Ok(Ok(Sniffed::Protocol(Protocol::Tls))) => tls::serve_denied(flow, stream, draft).await,
+        _ => {
+            draft.keep().await;
+            stream.reset();
+        }
+    }
 }
 
 /// Resets a connection and records why.

@@ -12,8 +12,10 @@ mod coding;
 mod decide;
 mod forward;
 mod guard;
+mod open;
 mod request_body;
 mod response;
+mod search;
 mod websocket;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -22,17 +24,25 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tombolo_policy::Target;
 
 pub(crate) use answer::Stop;
+use open::Terms;
 
-use crate::{audit::Draft, flow::Flow, identity::Scheme, rules::Rules, upstream::BodyError};
+use crate::{
+    audit::Draft,
+    flow::{Admission, Flow},
+    identity::Scheme,
+    rules::Rules,
+    upstream::BodyError,
+};
 
 /// A body on its way to the guest.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -45,9 +55,11 @@ const HEADERS_MAX: usize = 128;
 /// HTTP-24.
 const STREAMS_MAX: u32 = 128;
 const PENDING_RESETS_MAX: usize = 32;
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// What a guest may send ahead of what the host takes. The way to a guest is short, so more
+/// would carry no more, and each connection of it may be filled.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A flow that speaks HTTP.
@@ -190,6 +202,9 @@ struct Exchange {
 
 impl Exchange {
     async fn run(&mut self, request: Request<Incoming>) -> Result<response::Reply, Stop> {
+        if self.flow.flow.admission == Admission::RefusedName {
+            return Err(self.refuse_named(&request));
+        }
         let decision = self.flow.flow.decide(&self.rules);
         self.draft.record.decided(&decision);
         let (mut parts, body) = request.into_parts();
@@ -197,12 +212,51 @@ impl Exchange {
         if !decision.is_allowed() {
             return Err(Stop::denied(&decision, None));
         }
+        let sandbox = Arc::clone(&self.flow.flow.sandbox);
+        let room = sandbox.admit_request().ok_or_else(too_many_requests)?;
+        let shape = (!body.is_end_stream(), body.size_hint().exact());
         let decided = self.decide(&parts, body).await?;
-        if checked == guard::Kind::WebSocket {
-            return self.websocket(parts, decided).await;
-        }
-        self.forward(parts, decided).await
+        let place = &self.flow.flow.place;
+        let terms = Terms::new(&sandbox, place, &self.rules, &parts, shape);
+        let mut watch = terms.watch();
+        let carry = async {
+            match checked {
+                guard::Kind::WebSocket => self.websocket(parts, decided, &terms).await,
+                guard::Kind::Plain => self.forward(parts, decided, &terms).await,
+            }
+        };
+        let reply = tokio::select! {
+            reply = carry => reply?,
+            code = watch.ended() => return Err(Stop::no_longer_allowed(code)),
+        };
+        Ok(reply.with_room(room))
     }
+}
+
+impl Exchange {
+    /// Says why the name that a request is for is refused.
+    fn refuse_named(&mut self, request: &Request<Incoming>) -> Stop {
+        let Some(name) = guard::named(request) else {
+            return Stop::refused(
+                http::StatusCode::BAD_REQUEST,
+                "missing_host",
+                "There is no Host.",
+            );
+        };
+        let flow = &self.flow.flow;
+        let decision = flow.refuse(&self.rules, Target::Name(&name));
+        self.draft.record.name = Some(name.to_string());
+        self.draft.record.decided(&decision);
+        Stop::denied(&decision, None)
+    }
+}
+
+fn too_many_requests() -> Stop {
+    Stop::refused(
+        http::StatusCode::TOO_MANY_REQUESTS,
+        "too_many_requests",
+        "This sandbox has too many requests under way.",
+    )
 }
 
 fn note_request(draft: &mut Draft, rules: &Rules, request: &Request<Incoming>) {

@@ -36,7 +36,7 @@ mod stream;
 mod upstream;
 
 pub use audit::OpenAuditError;
-pub use config::EgressConfig;
+pub use config::{AuditBounds, EgressConfig, EgressListeners, RootFile};
 pub use run::{EgressError, run};
 pub use store::StoreError;
 pub use upstream::{ResolverError, RootsError};

@@ -1,7 +1,7 @@
 //! The sandboxes that are attached, and what may be done with each.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
     os::fd::OwnedFd,
@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 use tombolo_diag::LogLimit;
@@ -54,6 +54,16 @@ pub(crate) struct Given {
     pub(crate) policy_json: Option<String>,
     pub(crate) secrets: Vec<GivenSecret>,
     pub(crate) sockets: SlotSockets<OwnedFd>,
+}
+
+/// Secrets that become others.
+#[derive(Debug, Default)]
+pub(crate) struct SecretChange {
+    /// New ones, and new values of known ones.
+    pub(crate) given: Vec<GivenSecret>,
+    pub(crate) revoked: Vec<String>,
+    /// None: the policy stays.
+    pub(crate) policy_json: Option<String>,
 }
 
 /// All that are attached.
@@ -196,6 +206,27 @@ impl Registry {
         Ok(counts)
     }
 
+    /// Ends and forgets every sandbox but these. Answers which.
+    pub(crate) async fn retain(
+        &self,
+        living: &HashSet<String>,
+    ) -> Result<Vec<String>, ChangeError> {
+        let attached = self
+            .attached
+            .lock()
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        let mut known: HashSet<String> = attached;
+        known.extend(self.store.ids()?);
+        let mut detached = Vec::new();
+        for id in known.difference(living) {
+            self.detach(id).await?;
+            detached.push(id.clone());
+        }
+        Ok(detached)
+    }
+
     /// Replaces the policy of a sandbox.
     pub(crate) async fn set_policy(
         &self,
@@ -210,23 +241,32 @@ impl Registry {
         self.replace(attached)
     }
 
-    /// Replaces the secrets of a sandbox; those that are left out are revoked.
-    pub(crate) async fn set_secrets(
+    /// Gives and revokes secrets of a sandbox; the others stay.
+    pub(crate) async fn change_secrets(
         &self,
         id: &str,
-        given: &[GivenSecret],
+        change: SecretChange,
     ) -> Result<Vec<String>, ChangeError> {
         let _changing = self.changing.lock().await;
         let mut attached = self.get(id)?;
-        let mut secrets = self.open(&attached.sandbox.identity, given)?;
-        for mut old in std::mem::take(&mut attached.secrets) {
-            if !secrets.iter().any(|new| new.name == old.name) {
-                old.state = SecretState::Revoked;
-                secrets.push(old);
+        let given = self.open(&attached.sandbox.identity, &change.given)?;
+        for held in &mut attached.secrets {
+            if change
+                .revoked
+                .iter()
+                .any(|name| *name == held.name.as_str())
+            {
+                held.state = SecretState::Revoked;
             }
         }
-        attached.secrets = secrets;
+        attached
+            .secrets
+            .retain(|held| !given.iter().any(|new| new.name == held.name));
+        attached.secrets.extend(given);
         attached.secret_generation += 1;
+        if let Some(policy_json) = change.policy_json {
+            attached.policy_json = policy_json;
+        }
         self.replace(attached)
     }
 
@@ -345,7 +385,8 @@ fn listen(sandbox: &Arc<Sandbox>, sockets: SlotSockets<OwnedFd>) -> io::Result<(
     }
     let datagrams = [Datagrams::new(sockets.udp4)?, Datagrams::new(sockets.udp6)?];
     for listener in listeners {
-        sandbox.tasks.spawn(accept(Arc::clone(sandbox), listener));
+        let arrivals = Arrivals::Socket(listener);
+        sandbox.tasks.spawn(accept(Arc::clone(sandbox), arrivals));
     }
     for socket in datagrams {
         sandbox
@@ -355,13 +396,39 @@ fn listen(sandbox: &Arc<Sandbox>, sockets: SlotSockets<OwnedFd>) -> io::Result<(
     Ok(())
 }
 
+/// Where connections come from.
+#[derive(Debug)]
+pub(crate) enum Arrivals {
+    Socket(TcpListener),
+    /// The same for a process that is out of descriptors so many times.
+    #[cfg(test)]
+    Scarce(TcpListener, std::sync::atomic::AtomicUsize),
+}
+
+impl Arrivals {
+    async fn next(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Socket(listener) => listener.accept().await,
+            #[cfg(test)]
+            Self::Scarce(listener, times) => {
+                use std::sync::atomic::Ordering::Relaxed;
+                let less = |times: usize| times.checked_sub(1);
+                match times.fetch_update(Relaxed, Relaxed, less) {
+                    Ok(_) => Err(rustix::io::Errno::MFILE.into()),
+                    Err(_none) => listener.accept().await,
+                }
+            }
+        }
+    }
+}
+
 /// Accepts until the sandbox ends. The local address of a connection is where the guest
 /// wanted to go, because the socket is transparent.
-async fn accept(sandbox: Arc<Sandbox>, listener: TcpListener) {
+pub(crate) async fn accept(sandbox: Arc<Sandbox>, arrivals: Arrivals) {
     static LIMIT: LogLimit = LogLimit::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = arrivals.next() => accepted,
             () = sandbox.closed.cancelled() => return,
         };
         let addressed: io::Result<_> = accepted.and_then(|(stream, source)| {

@@ -3,14 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tombolo_policy::{
-    OnIneligible, OperatorRules, Policy, PolicyDocument, PolicyError, SecretBinding,
-    Slot as PolicySlot,
+    HostName, Interception, NetDocument, OnIneligible, OperatorRules, PlaceholderDocument, Policy,
+    PolicyDocument, PolicyError, SecretBinding, Slot as PolicySlot,
 };
 use tombolo_secret::{Placeholder, SecretName, SecretValue};
 use tombolo_substitute::{
     Destination, Eligibility, IneligibleReason, ParseSecretHostError, Plaintext, Requirement,
     SecretHost, SecretRule, SecretTable, Slot, Slots, TableError,
 };
+
+use crate::identity::{Peer, Place};
 
 /// A secret of a sandbox as it was given.
 #[derive(Clone, Debug)]
@@ -35,14 +37,16 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     pub(crate) secrets: Arc<SecretTable>,
     pub(crate) secret_generation: u64,
-    revoked: Vec<SecretName>,
+    /// What the request rules were made of.
+    net: NetDocument,
+    held: Vec<HeldSecret>,
 }
 
 /// A policy and secrets do not make rules.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RulesError {
     /// The policy is not valid.
-    #[error("the policy is not valid: {0}")]
+    #[error("the policy is not valid")]
     Policy(#[from] PolicyError),
     /// A secret has a host that no secret can have.
     #[error("the host {host} of the secret {name} cannot be used")]
@@ -60,6 +64,14 @@ pub(crate) enum RulesError {
         "the secret {name} is wanted in binary bodies, which is not supported; leave `binary` out of `in`"
     )]
     BinarySlot {
+        /// The secret.
+        name: String,
+    },
+    /// A form of placeholder is not built.
+    #[error(
+        "the placeholder of the secret {name} is wanted in a form of its own, which is not supported; leave `placeholder` out"
+    )]
+    PlaceholderForm {
         /// The secret.
         name: String,
     },
@@ -81,6 +93,11 @@ impl Rules {
         let policy = Policy::compile(document, operator, labels)?;
         let mut rules = Vec::new();
         for binding in policy.secrets() {
+            if binding.placeholder != PlaceholderDocument::default() {
+                return Err(RulesError::PlaceholderForm {
+                    name: binding.name.clone(),
+                });
+            }
             let held = held.iter().find(|held| held.name.as_str() == binding.name);
             if let Some(held) = held {
                 rules.push(SecretRule {
@@ -103,21 +120,86 @@ impl Rules {
             policy,
             secrets: Arc::new(SecretTable::new(rules)?),
             secret_generation,
-            revoked: held
-                .iter()
-                .filter(|held| held.state == SecretState::Revoked)
-                .map(|held| held.name.clone())
-                .collect(),
+            net: document.net.clone(),
+            held: held.to_vec(),
         })
     }
 
     /// Which secrets may be used in a request to this destination now.
     pub(crate) fn eligibility(&self, destination: &Destination<'_>) -> Eligibility {
         let mut eligibility = self.secrets.eligibility(destination);
-        for name in &self.revoked {
-            eligibility.refuse(&self.secrets, name, IneligibleReason::Revoked);
+        let revoked = |held: &&HeldSecret| held.state == SecretState::Revoked;
+        for held in self.held.iter().filter(revoked) {
+            eligibility.refuse(&self.secrets, &held.name, IneligibleReason::Revoked);
         }
         eligibility
+    }
+
+    /// Whether TLS to this place ends in this process.
+    pub(crate) fn terminates(&self, place: &Place) -> bool {
+        match &place.peer {
+            Peer::Name(name) => matches!(
+                self.policy.intercept().decide(name, place.port),
+                Interception::Terminate(_)
+            ),
+            // No secret is for an address, but rules may be.
+            Peer::Address(_) => self.has_request_rules(place),
+        }
+    }
+
+    /// Whether bytes that are neither TLS nor HTTP may pass: where nothing is enforced but
+    /// the destination itself, or where the allow list names the port besides the host and
+    /// it is not a port of the web. Whoever writes `db.example.com:5432` means that.
+    pub(crate) fn may_pass_raw(&self, place: &Place) -> bool {
+        if !self.terminates(place) {
+            return true;
+        }
+        let has_secrets = match &place.peer {
+            Peer::Name(name) => self.policy.secrets_for(name, place.port).next().is_some(),
+            Peer::Address(_) => false,
+        };
+        let entries = self.policy.network().entries().unwrap_or_default();
+        let names_port = entries.iter().any(|entry| {
+            let is_host = match &place.peer {
+                Peer::Name(name) => entry.host().matches_name(name),
+                Peer::Address(address) => entry.host().matches_address(*address),
+            };
+            is_host && entry.port() == Some(place.port)
+        });
+        let is_web = matches!(place.port, 80 | 443);
+        names_port && !is_web && !has_secrets && !self.has_request_rules(place)
+    }
+
+    fn has_request_rules(&self, place: &Place) -> bool {
+        let requests = self.policy.requests();
+        requests.applies_to(place.peer.target(), place.port)
+    }
+
+    /// Whether requests are held to the same rules as under another generation.
+    pub(crate) fn has_same_request_rules(&self, other: &Self) -> bool {
+        self.net == other.net
+    }
+
+    /// Whether every value that these rules write for a host is still what the newer ones
+    /// write for it (SUB-23).
+    pub(crate) fn values_are_in_force(&self, newer: &Self, host: &HostName, port: u16) -> bool {
+        self.policy.secrets_for(host, port).all(|binding| {
+            let Some(old) = self.active(&binding.name) else {
+                return true;
+            };
+            let is_bound = newer
+                .policy
+                .secrets_for(host, port)
+                .any(|other| other.name == binding.name);
+            let new = newer.active(&binding.name);
+            is_bound && new.is_some_and(|new| new.value.is_same(&old.value))
+        })
+    }
+
+    fn active(&self, name: &str) -> Option<&HeldSecret> {
+        self.held
+            .iter()
+            .find(|held| held.name.as_str() == name && held.state == SecretState::Active)
     }
 
     /// Whether a placeholder of this secret must not even travel as it is.

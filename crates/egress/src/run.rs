@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
 };
@@ -20,8 +19,8 @@ use tombolo_policy::{OperatorRules, OperatorRulesError};
 use crate::{
     audit::{Audit, OpenAuditError, Writer},
     clock::Clock,
-    config::EgressConfig,
-    control::{Control, Descriptors, open_descriptors},
+    config::{EgressConfig, EgressListeners},
+    control::{Control, Descriptors},
     counters::Counters,
     harden::harden,
     registry::Registry,
@@ -71,11 +70,16 @@ pub enum EgressError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Runs a proxy until SIGTERM or SIGINT. `ready` is called once it answers.
+/// Runs a proxy until SIGTERM or SIGINT. `ready` is called once it answers. The process
+/// is its own user by then: this gives up no more than what its memory can be read by.
 ///
 /// # Errors
 /// What kept it from starting or from going on.
-pub async fn run(config: EgressConfig, ready: impl FnOnce()) -> Result<(), EgressError> {
+pub async fn run(
+    config: EgressConfig,
+    listeners: EgressListeners,
+    ready: impl FnOnce(),
+) -> Result<(), EgressError> {
     harden().map_err(EgressError::Harden)?;
     let (store, opening_key) = Store::open(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;
@@ -86,7 +90,7 @@ pub async fn run(config: EgressConfig, ready: impl FnOnce()) -> Result<(), Egres
     let networks = config.private_networks.iter().map(String::as_str);
     let counters = Arc::new(Counters::default());
     let (audit, lines) = Audit::new(Arc::clone(&counters), random_text(PREFIX_LEN)?);
-    let writer = Writer::open(config.state_dir.clone(), lines).await?;
+    let writer = Writer::open(config.state_dir.clone(), config.audit, lines).await?;
     let shared = Arc::new(Shared {
         clock: Clock::start(),
         audit,
@@ -102,9 +106,8 @@ pub async fn run(config: EgressConfig, ready: impl FnOnce()) -> Result<(), Egres
         registry: Arc::clone(&registry),
         descriptors: Arc::clone(&descriptors),
     };
-    let incoming =
-        UnixListenerStream::new(listen(&config.socket, |path| UnixListener::bind(path))?);
-    let descriptor_listener = listen(&config.descriptor_socket, open_descriptors)?;
+    let incoming = UnixListenerStream::new(UnixListener::from_std(listeners.control)?);
+    let descriptor_listener = UnixListener::from_std(listeners.descriptors)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let writer = tokio::spawn(writer.run());
@@ -135,17 +138,4 @@ fn lock(directory: &Path) -> Result<File, EgressError> {
         Err(std::fs::TryLockError::WouldBlock) => Err(EgressError::Busy { path }),
         Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
     }
-}
-
-/// A socket that only this user, and root, may open.
-fn listen<L>(path: &Path, bind: impl FnOnce(&Path) -> io::Result<L>) -> io::Result<L> {
-    let temporary = path.with_extension("new");
-    match fs_err::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = bind(&temporary)?;
-    fs_err::set_permissions(&temporary, PermissionsExt::from_mode(0o600))?;
-    fs_err::rename(&temporary, path)?;
-    Ok(listener)
 }

@@ -7,11 +7,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use rustls::RootCertStore;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tombolo_policy::{
     HostName, Lookup, OperatorRules, PrefixError, RateLimits, RateState, Transport, VipTable,
@@ -31,6 +36,14 @@ use crate::{
 
 /// Connections that a sandbox may have at a time; further ones are reset.
 pub(crate) const CONNECTIONS_MAX: usize = 1024;
+/// Requests that a sandbox may have under way, on all its connections together.
+pub(crate) const REQUESTS_MAX: usize = 1024;
+/// `WebSocket`s among them: each may hold a long message in either direction.
+pub(crate) const WEBSOCKETS_MAX: usize = 64;
+/// What a sandbox's request bodies may take of memory where they are read whole, in KiB.
+pub(crate) const BUFFERS_KIB: u32 = 64 << 10;
+/// How long a body waits for room.
+const BUFFER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The /64 from which names get their IPv6 addresses; beside the one that guests are in.
 const VIRTUAL_PREFIX: Ipv6Addr = Ipv6Addr::new(0xfd54, 0x6f6d, 0x626f, 1, 0, 0, 0, 0);
 
@@ -69,6 +82,9 @@ pub(crate) struct Sandbox {
     limits: Mutex<RateLimits>,
     composites: Mutex<Composites>,
     connections: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    websockets: Arc<Semaphore>,
+    buffers: Arc<Semaphore>,
     dns_rate: Mutex<RateState>,
 }
 
@@ -96,6 +112,8 @@ pub(crate) enum Destination {
     Peer(Peer, Option<AddressLease>),
     /// A virtual address that stands for nothing, now or any more (DNS-12).
     Vacant,
+    /// The address of refused names, in canonical form.
+    Refusal(IpAddr),
 }
 
 impl Sandbox {
@@ -119,6 +137,9 @@ impl Sandbox {
             limits: Mutex::default(),
             composites: Mutex::default(),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            websockets: Arc::new(Semaphore::new(WEBSOCKETS_MAX)),
+            buffers: Arc::new(Semaphore::new(BUFFERS_KIB as usize)),
             dns_rate: Mutex::default(),
         }))
     }
@@ -126,6 +147,11 @@ impl Sandbox {
     /// What holds now.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.borrow())
+    }
+
+    /// What holds now, and each time that something else does.
+    pub(crate) fn watch_rules(&self) -> WatchStream<Arc<Rules>> {
+        WatchStream::new(self.rules.subscribe())
     }
 
     /// What holds from now on. Requests that begin later are held to it, and flows that it
@@ -167,6 +193,7 @@ impl Sandbox {
         match vips.lookup(address) {
             Lookup::Foreign => Destination::Peer(Peer::Address(address.to_canonical()), None),
             Lookup::Vacant => Destination::Vacant,
+            Lookup::Refusal => Destination::Refusal(address.to_canonical()),
             Lookup::Name(_) => match vips.open_flow(address, now) {
                 Some(name) => {
                     let sandbox = Arc::clone(self);
@@ -206,14 +233,41 @@ impl Sandbox {
         rules.secrets.scrubber(&self.composites.lock(), mode)
     }
 
-    /// The same for something short.
+    /// The same for something short: for the values of `rules`, and of those that hold now.
     pub(crate) fn scrub(&self, rules: &Rules, mode: ScrubMode, text: &[u8]) -> Option<Vec<u8>> {
-        rules.secrets.scrub(&self.composites.lock(), mode, text)
+        let now = self.rules();
+        let composites = self.composites.lock();
+        let clean = rules.secrets.scrub(&composites, mode, text);
+        if Arc::ptr_eq(&now.secrets, &rules.secrets) {
+            return clean;
+        }
+        let newer = now
+            .secrets
+            .scrub(&composites, mode, clean.as_deref().unwrap_or(text));
+        newer.or(clean)
     }
 
     /// Room for one connection more, if there is.
     pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// Room for one request more, if there is.
+    pub(crate) fn admit_request(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.requests).try_acquire_owned().ok()
+    }
+
+    /// Room for one `WebSocket` more, if there is.
+    pub(crate) fn admit_websocket(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.websockets).try_acquire_owned().ok()
+    }
+
+    /// Room to hold so many bytes, as soon as there is; none if there is not for a while.
+    pub(crate) async fn reserve_buffer(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let buffers = Arc::clone(&self.buffers);
+        let reserved = buffers.acquire_many_owned(kib.min(BUFFERS_KIB));
+        timeout(BUFFER_TIMEOUT, reserved).await.ok()?.ok()
     }
 
     /// The facts of a new flow.

@@ -16,7 +16,10 @@ pub(crate) enum Protocol {
     Other,
 }
 
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a connection of HTTP/2 begins with.
+pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const HTTP2_START: &[u8] = b"PRI *";
 
 /// What `bytes` begin, or none when more are needed to tell.
 pub(crate) fn sniff(bytes: &[u8]) -> Option<Protocol> {
@@ -29,10 +32,11 @@ pub(crate) fn sniff(bytes: &[u8]) -> Option<Protocol> {
             Some(_) => Some(Protocol::Other),
         };
     }
-    let compared = bytes.len().min(HTTP2_PREFACE.len());
-    if bytes.get(..compared) == HTTP2_PREFACE.get(..compared) {
-        // No request of HTTP/1 begins so: `*` is the target of OPTIONS alone.
-        return (compared > 4).then_some(Protocol::Http2);
+    // No request of HTTP/1 begins so, because `*` is the target of OPTIONS alone: what follows
+    // does not matter, and is not waited for.
+    let compared = bytes.len().min(HTTP2_START.len());
+    if bytes.get(..compared) == HTTP2_START.get(..compared) {
+        return (compared == HTTP2_START.len()).then_some(Protocol::Http2);
     }
     sniff_http1(bytes)
 }
@@ -59,6 +63,7 @@ fn sniff_http1(bytes: &[u8]) -> Option<Protocol> {
 mod tests {
     use super::*;
 
+    /// TLS-15: first bytes decide.
     #[test]
     fn tls_15_first_bytes_decide() {
         for (bytes, expected) in [
@@ -71,6 +76,7 @@ mod tests {
             (b"P", None),
             (b"PRI ", None),
             (b"PRI *", Some(Protocol::Http2)),
+            (b"PRI * \x16", Some(Protocol::Http2)),
             (b"PROPFIND /x", Some(Protocol::Http1)),
             (b"PRI /x HTTP/1.1", Some(Protocol::Http1)),
             (b"\r\n", None),

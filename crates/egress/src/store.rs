@@ -218,6 +218,17 @@ impl Store {
         }))
     }
 
+    /// All that something is kept of.
+    pub(crate) fn ids(&self) -> Result<Vec<String>, StoreError> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name().into_string();
+            // What is being written has another name until it is whole.
+            ids.extend(name.ok().filter(|name| name.parse::<SandboxId>().is_ok()));
+        }
+        Ok(ids)
+    }
+
     /// Forgets a sandbox.
     pub(crate) fn forget(&self, id: &str) -> Result<(), StoreError> {
         match fs::remove_file(self.path(id)?) {
@@ -292,6 +303,7 @@ mod tests {
         }
     }
 
+    /// LEAK-08: what is kept is encrypted and survives a restart.
     #[test]
     fn leak_08_what_is_kept_is_encrypted_and_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();

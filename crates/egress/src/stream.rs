@@ -80,6 +80,23 @@ impl<S: AsyncRead + Unpin> Rewound<S> {
         }
     }
 
+    /// Reads until so many bytes are there, or none come any more; all of them are still to
+    /// be read afterwards.
+    pub(crate) async fn fill(&mut self, len: usize) -> io::Result<&[u8]> {
+        let mut chunk = [0; SNIFF_LEN_MAX];
+        while self.ahead.len() < len {
+            let wanted = len.saturating_sub(self.ahead.len()).min(SNIFF_LEN_MAX);
+            let buffer = chunk.get_mut(..wanted).unwrap_or_default();
+            let read = self.inner.read(buffer).await?;
+            if read == 0 {
+                break;
+            }
+            self.ahead
+                .extend_from_slice(buffer.get(..read).unwrap_or_default());
+        }
+        Ok(&self.ahead)
+    }
+
     /// From now on remembers what is read.
     pub(crate) fn keep(&mut self) {
         self.kept = Some(Vec::new());

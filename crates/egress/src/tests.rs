@@ -3,9 +3,19 @@
 //! of a secret came to the guest or into a record, and that every attempt has one record.
 
 mod attacks_http;
+mod certificates;
+mod changes;
 mod control;
 mod dns;
+mod fuzz;
+mod hello;
+mod hosts;
+mod http2;
+mod limits;
 mod origin;
+mod reflections;
+mod refusals;
 mod rig;
+mod slots;
 mod tls;
 mod traffic;

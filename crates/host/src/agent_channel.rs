@@ -27,10 +27,8 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of an old conversation that may precede the answer.
 const STALE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How often a guest with calls under way is asked whether it is there. Short,
-/// because it also bounds what a wake-up costs that is lost on the serial port:
-/// very rarely an answer lies there until the next bytes come.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a guest with calls under way is asked whether it is there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A channel that uses the conversation `opened`, if there is one, and opens

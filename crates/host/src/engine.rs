@@ -19,8 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tombolo_diag::in_one_line;
 use tombolo_guest_proto::v1::PersonalizeRequest;
 use tombolo_ids::SandboxId;
+use tombolo_net::{HeldSlot, MakeSlotError, Slot, SlotPool, TakeSlotError};
 use tonic::transport::Channel;
 
 /// Requests are rounded up to these sizes, so that a few templates serve all;
@@ -40,11 +42,15 @@ pub trait Engine: Send + Sync + 'static {
     /// The memory a request of this size is granted.
     fn granted_memory_mib(&self, memory_mib: u32) -> u32;
 
-    /// Makes a machine that belongs to nobody yet, has this identity, and whose
-    /// agent answers.
+    /// A network for a machine that is about to be launched.
+    fn network(&self) -> impl Future<Output = Result<Slot, TakeSlotError>> + Send;
+
+    /// Makes a machine that belongs to nobody yet, has this network and identity,
+    /// and whose agent answers.
     fn launch(
         &self,
         memory_mib: u32,
+        network: Slot,
         identity: PersonalizeRequest,
     ) -> impl Future<Output = Result<Self::Machine, LaunchError>> + Send;
 
@@ -62,6 +68,8 @@ pub trait Machine: Send + Sync + 'static {
     /// Makes it a sandbox's, durably, until a moment in milliseconds since the
     /// epoch; or moves that moment.
     fn set_owner(&mut self, sandbox: &SandboxId, deadline_unix_millis: i64) -> io::Result<()>;
+    /// Its network, unless it was lost.
+    fn network(&self) -> Option<Arc<HeldSlot>>;
     /// A channel to its agent that survives the agent's hanging up.
     fn agent(&self) -> Channel;
     /// Answers when it has ended by itself.
@@ -121,10 +129,14 @@ pub struct EngineConfig {
     pub artefacts: Artefacts,
     /// Virtual processors of each VM.
     pub vcpu_count: u32,
+    /// The disk of each VM: at least as large as the image.
+    pub disk_gib: u32,
     /// The size whose template is made at the start.
     pub default_memory_mib: u32,
     /// The most templates kept on disk.
     pub template_count_max: usize,
+    /// Networks that wait for machines.
+    pub slot_count: usize,
 }
 
 /// VMs restored from templates by QEMU.
@@ -133,6 +145,7 @@ pub struct QemuEngine {
     config: EngineConfig,
     verdict: Verdict,
     templates: Templates,
+    slots: Arc<SlotPool>,
     /// One lock per shape, so that a template is made once however many wait.
     building: Mutex<HashMap<Shape, Arc<Mutex<()>>>>,
 }
@@ -160,14 +173,17 @@ impl QemuEngine {
         let vms = config.state_dir.join("vms");
         fs_err::create_dir_all(&vms)?;
         give(&vms, 0, 0o711)?;
+        let slots = Arc::new(SlotPool::start(config.slot_count)?);
         let templates = Templates {
             dir: config.state_dir.join("templates"),
             artefacts: config.artefacts.clone(),
+            slots: Arc::clone(&slots),
             count_max: config.template_count_max,
         };
         let shape = Shape {
             memory_mib: granted(config.default_memory_mib),
             vcpu_count: config.vcpu_count,
+            disk_gib: config.disk_gib,
             isolation_is_kvm: false,
         };
         let verdict = probe::settle(choice, &templates, shape, &config.state_dir).await?;
@@ -175,6 +191,7 @@ impl QemuEngine {
             config,
             verdict,
             templates,
+            slots,
             building: Mutex::default(),
         })
     }
@@ -189,6 +206,7 @@ impl QemuEngine {
         Shape {
             memory_mib,
             vcpu_count: self.config.vcpu_count,
+            disk_gib: self.config.disk_gib,
             isolation_is_kvm: self.verdict.isolation == Isolation::Kvm,
         }
     }
@@ -212,7 +230,13 @@ impl QemuEngine {
     }
 
     /// Lays out the files of a new VM and starts it.
-    fn start_vm(&self, id: VmId, shape: Shape, template: &Template) -> Result<QemuVm, LaunchError> {
+    fn start_vm(
+        &self,
+        id: VmId,
+        shape: Shape,
+        template: &Template,
+        network: Slot,
+    ) -> Result<QemuVm, LaunchError> {
         let dir = self.vms_dir().join(id.as_str());
         let files_dir = dir.join(FILES_DIR);
         let uid = random_uid().map_err(StartVmError::from)?;
@@ -235,7 +259,8 @@ impl QemuEngine {
             shape,
             start: Start::Restore,
         };
-        let started = launch.start_as(uid)?;
+        let (tap, slot) = network.split();
+        let started = launch.start_as(uid, tap)?;
         let record = Record {
             sandbox: None,
             pid: started.jailed.pid,
@@ -254,6 +279,7 @@ impl QemuEngine {
         Ok(QemuVm {
             agent: agent_channel::channel(&dir, None),
             vm,
+            slot: Some(Arc::new(slot)),
             output: Some(started.output),
         })
     }
@@ -301,6 +327,9 @@ pub enum StartEngineError {
     /// No isolation could be settled on.
     #[error("cannot settle on an isolation")]
     Probe(#[from] ProbeError),
+    /// No networks can be made.
+    #[error("cannot make networks")]
+    Network(#[from] MakeSlotError),
     /// The default template could not be made.
     #[error("cannot make the default template")]
     Template(#[from] BuildTemplateError),
@@ -317,15 +346,20 @@ impl Engine for QemuEngine {
         granted(memory_mib)
     }
 
+    async fn network(&self) -> Result<Slot, TakeSlotError> {
+        self.slots.take().await
+    }
+
     async fn launch(
         &self,
         memory_mib: u32,
+        network: Slot,
         identity: PersonalizeRequest,
     ) -> Result<QemuVm, LaunchError> {
         let shape = self.shape(granted(memory_mib));
         let template = self.template(shape).await?;
         let id = VmId::random().map_err(StartVmError::from)?;
-        let mut machine = match self.start_vm(id.clone(), shape, &template) {
+        let mut machine = match self.start_vm(id.clone(), shape, &template, network) {
             Ok(machine) => machine,
             Err(error) => {
                 let dir = self.vms_dir().join(id.as_str());
@@ -351,11 +385,7 @@ impl Engine for QemuEngine {
                 continue;
             };
             match Vm::adopt(id.clone(), entry.path()) {
-                Ok(Some(vm)) if vm.record.sandbox.is_some() => adopted.push(QemuVm {
-                    agent: agent_channel::channel(&vm.dir, None),
-                    vm,
-                    output: None,
-                }),
+                Ok(Some(vm)) if vm.record.sandbox.is_some() => adopted.push(QemuVm::adopted(vm)),
                 // Dead, never claimed, or never recorded: nobody misses it.
                 _ => reap(&id, &entry.path()).await?,
             }
@@ -369,8 +399,29 @@ impl Engine for QemuEngine {
 pub struct QemuVm {
     vm: Vm,
     agent: Channel,
+    slot: Option<Arc<HeldSlot>>,
     /// What QEMU wrote, while this process is the one that started it.
     output: Option<std::os::fd::OwnedFd>,
+}
+
+impl QemuVm {
+    /// A VM that an earlier run started. Without its network it still runs.
+    fn adopted(vm: Vm) -> Self {
+        let slot = vm.find_slot().map(Arc::new);
+        if let Err(error) = &slot {
+            tracing::error!(
+                error = in_one_line(error),
+                vm = vm.id.as_str(),
+                "the network of a VM is lost"
+            );
+        }
+        Self {
+            agent: agent_channel::channel(&vm.dir, None),
+            vm,
+            slot: slot.ok(),
+            output: None,
+        }
+    }
 }
 
 impl Machine for QemuVm {
@@ -388,6 +439,10 @@ impl Machine for QemuVm {
         self.vm.record.sandbox = Some(sandbox.clone());
         self.vm.record.deadline_unix_millis = deadline_unix_millis;
         self.vm.save().map_err(io::Error::other)
+    }
+
+    fn network(&self) -> Option<Arc<HeldSlot>> {
+        self.slot.clone()
     }
 
     fn agent(&self) -> Channel {

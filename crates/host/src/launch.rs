@@ -81,8 +81,9 @@ pub(crate) fn give(path: &Path, uid: u32, mode: u32) -> io::Result<()> {
 }
 
 impl Launch<'_> {
-    /// Starts QEMU; it is loading or booting when this answers.
-    pub(crate) fn start_as(&self, uid: u32) -> Result<Started, StartVmError> {
+    /// Starts QEMU with this tap as its guest's network; it is loading or booting
+    /// when this answers.
+    pub(crate) fn start_as(&self, uid: u32, tap: OwnedFd) -> Result<Started, StartVmError> {
         let agent = short_path::listen(self.vm_dir, AGENT_SOCKET)?;
         let monitor = short_path::listen(self.vm_dir, MONITOR_SOCKET)?;
         let limits = Limits {
@@ -102,7 +103,7 @@ impl Launch<'_> {
             program: QEMU_PROGRAM.into(),
             args: qemu::arguments(self.shape, &self.start),
             // In the order of the constants in `qemu`.
-            descriptors: vec![OwnedFd::from(agent), OwnedFd::from(monitor)],
+            descriptors: vec![agent.into(), monitor.into(), tap],
             output: output.try_clone()?,
         })?;
         Ok(Started {

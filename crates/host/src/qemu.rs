@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
+use tombolo_net::address;
 
 /// The path of QEMU in the engine root.
 pub(crate) const QEMU_PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
@@ -16,6 +17,7 @@ pub(crate) const JAIL_SANDBOX: &str = "/tombolo/sandbox";
 /// The descriptors a VM's process is given, in the order of the jail.
 pub(crate) const AGENT_SOCKET_DESCRIPTOR: i32 = 3;
 pub(crate) const MONITOR_SOCKET_DESCRIPTOR: i32 = 4;
+pub(crate) const TAP_DESCRIPTOR: i32 = 5;
 
 /// Translated code an emulated VM may hold. It counts as the VM's own memory.
 const TRANSLATION_BUFFER_MIB: u32 = 128;
@@ -50,6 +52,7 @@ impl Isolation {
 pub(crate) struct Shape {
     pub(crate) memory_mib: u32,
     pub(crate) vcpu_count: u32,
+    pub(crate) disk_gib: u32,
     pub(crate) isolation_is_kvm: bool,
 }
 
@@ -152,6 +155,16 @@ fn add_devices(add: &mut impl FnMut(&str, String)) {
         "-device",
         "virtio-blk-pci,drive=root,werror=report,rerror=report".to_owned(),
     );
+    add("-netdev", format!("tap,id=net,fd={TAP_DESCRIPTOR}"));
+    // No firmware to boot from the network, and nothing to announce after a restore:
+    // the guest has moved nowhere.
+    add(
+        "-device",
+        format!(
+            "virtio-net-pci,netdev=net,mac={},romfile=,guest_announce=off",
+            hardware_address(address::GUEST_MAC)
+        ),
+    );
     add("-chardev", socket("agent", AGENT_SOCKET_DESCRIPTOR));
     add("-device", "virtio-serial-pci,max_ports=2".to_owned());
     add(
@@ -161,6 +174,11 @@ fn add_devices(add: &mut impl FnMut(&str, String)) {
             tombolo_guest_proto::channel::PORT_NAME
         ),
     );
+}
+
+/// As people and QEMU write it.
+pub(crate) fn hardware_address(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Where the kernel's parts are, as seen in the jail.

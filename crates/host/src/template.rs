@@ -18,8 +18,10 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tombolo_net::{SlotPool, TakeSlotError};
 use tombolo_sys::jail::SpawnError;
 
 /// Locked while a template is being made.
@@ -43,6 +45,9 @@ pub enum BuildTemplateError {
     /// A jail could not be started.
     #[error("cannot start a tool in its jail")]
     Jail(#[from] SpawnError),
+    /// There is no network for its VM.
+    #[error("cannot make a network for the VM of a template")]
+    Network(#[from] TakeSlotError),
     /// The VM could not be started.
     #[error("cannot start the VM of a template")]
     Start(#[from] StartVmError),
@@ -104,6 +109,7 @@ impl Template {
 pub(crate) struct Templates {
     pub(crate) dir: PathBuf,
     pub(crate) artefacts: Artefacts,
+    pub(crate) slots: Arc<SlotPool>,
     /// More are removed, the longest unused first.
     pub(crate) count_max: usize,
 }
@@ -114,6 +120,7 @@ impl Templates {
         let mut hash = Sha256::new();
         hash.update(self.artefacts.key.as_bytes());
         hash.update(format!("{arguments:?}{PREWARM_COMMANDS:?}").as_bytes());
+        hash.update(format!("{} GiB", shape.disk_gib).as_bytes());
         // A saved processor is only restored onto the same kind.
         hash.update(processor::model().as_bytes());
         let digest = hash.finalize();
@@ -207,5 +214,54 @@ impl Templates {
             fs_err::remove_dir_all(dir)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_has_a_template_of_its_own() {
+        let templates = Templates {
+            dir: PathBuf::new(),
+            artefacts: Artefacts {
+                key: "artefacts".to_owned(),
+                engine_root: "/engine".into(),
+                kernel: "/engine/boot/vmlinuz".into(),
+                initramfs: "/initramfs".into(),
+                image: "/image".into(),
+            },
+            slots: Arc::new(SlotPool::start(0).unwrap()),
+            count_max: 1,
+        };
+        let shape = Shape {
+            memory_mib: 1280,
+            vcpu_count: 2,
+            disk_gib: 10,
+            isolation_is_kvm: false,
+        };
+        let others = [
+            Shape {
+                memory_mib: 768,
+                ..shape
+            },
+            Shape {
+                vcpu_count: 1,
+                ..shape
+            },
+            Shape {
+                disk_gib: 11,
+                ..shape
+            },
+            Shape {
+                isolation_is_kvm: true,
+                ..shape
+            },
+        ];
+        assert_eq!(templates.key(shape), templates.key(shape));
+        for other in others {
+            assert_ne!(templates.key(shape), templates.key(other), "{other:?}");
+        }
     }
 }

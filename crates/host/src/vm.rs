@@ -3,7 +3,7 @@
 //! restarted node finds it by.
 
 use crate::cgroup::{Balance, Cgroup, CgroupError};
-use crate::qemu::Isolation;
+use crate::qemu::{Isolation, TAP_DESCRIPTOR};
 use crate::usage::{self, Usage};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use tokio::io::unix::AsyncFd;
 use tombolo_ids::SandboxId;
+use tombolo_net::{FindNamespaceError, HeldSlot};
 use tombolo_sys::jail;
 
 const RECORD_FILE: &str = "record.json";
@@ -129,6 +130,11 @@ impl Vm {
         // A pidfd stays readable once its process has ended.
         let _guard = self.pidfd.readable().await?;
         Ok(())
+    }
+
+    /// Finds the network slot of the running process again.
+    pub(crate) fn find_slot(&self) -> Result<HeldSlot, FindNamespaceError> {
+        HeldSlot::of_vm(self.pidfd.get_ref(), TAP_DESCRIPTOR)
     }
 
     pub(crate) fn balance(&mut self) -> Result<(), VmError> {

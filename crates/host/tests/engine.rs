@@ -8,17 +8,20 @@
     reason = "all of this file is a test, and a test fails by panicking"
 )]
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tombolo_guest_proto::v1::agent_client::AgentClient;
 use tombolo_guest_proto::v1::{
     OutputRequest, PersonalizeRequest, SpawnRequest, Stdio, WaitReply, WaitRequest,
 };
 use tombolo_host::{
-    Artefacts, Engine, EngineConfig, Isolation, IsolationChoice, Machine, QemuEngine,
+    Artefacts, Engine, EngineConfig, Isolation, IsolationChoice, Machine, QemuEngine, QemuVm,
 };
 use tombolo_ids::{Region, SandboxId};
+use tombolo_net::HeldSlot;
 
 /// The size whose template set-up makes.
 const MEMORY_MIB: u32 = 1280;
@@ -52,14 +55,19 @@ fn choice() -> IsolationChoice {
     }
 }
 
-async fn start(state_dir: &Path) -> QemuEngine {
-    let config = EngineConfig {
+fn config(state_dir: &Path) -> EngineConfig {
+    EngineConfig {
         state_dir: state_dir.to_owned(),
         artefacts: Artefacts::load(&shared_state()).unwrap(),
         vcpu_count: 2,
+        disk_gib: 10,
         default_memory_mib: MEMORY_MIB,
         template_count_max: 4,
-    };
+        slot_count: 1,
+    }
+}
+
+async fn start(config: EngineConfig) -> QemuEngine {
     let engine = timeout(PATIENCE * 3, QemuEngine::start(config, choice()));
     engine.await.unwrap().unwrap()
 }
@@ -72,8 +80,14 @@ impl Rig {
         let templates = shared_state().join("templates");
         fs_err::create_dir_all(&templates).unwrap();
         std::os::unix::fs::symlink(templates, state.path().join("templates")).unwrap();
-        let engine = start(state.path()).await;
+        let engine = start(config(state.path())).await;
         Self { state, engine }
+    }
+
+    async fn launch(&self, name: &str) -> QemuVm {
+        let network = self.engine.network().await.unwrap();
+        let machine = self.engine.launch(MEMORY_MIB, network, identity(name));
+        machine.await.unwrap()
     }
 
     fn leftovers(&self) -> Vec<PathBuf> {
@@ -117,6 +131,32 @@ async fn say(machine: &impl Machine, script: &str) -> String {
     output
 }
 
+/// Connects from the guest to an address far away, of the same family as the
+/// guest's own, and takes the connection in its place. Answers who came.
+async fn greet(machine: &QemuVm, slot: &HeldSlot, guest: &str) -> String {
+    let sockets = slot.sockets().unwrap();
+    let (socket, there) = if guest.contains(':') {
+        (&sockets.tcp6, "2001:4860:4860::8888")
+    } else {
+        (&sockets.tcp4, "93.184.216.34")
+    };
+    let listener = std::net::TcpListener::from(socket.try_clone().unwrap());
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let connect = format!(
+        "python3 -c 'import socket; socket.create_connection((\"{there}\", 4443)).send(b\"hello\")'"
+    );
+    let (accepted, _) = tokio::join!(timeout(PATIENCE, listener.accept()), say(machine, &connect));
+    let (mut flow, from) = accepted.unwrap().unwrap();
+    assert_eq!(
+        flow.local_addr().unwrap(),
+        (there.parse::<IpAddr>().unwrap(), 4443).into()
+    );
+    let mut words = String::new();
+    flow.read_to_string(&mut words).await.unwrap();
+    assert_eq!(words, "hello");
+    from.ip().to_string()
+}
+
 fn padded(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..name.len()].copy_from_slice(name.as_bytes());
@@ -138,11 +178,7 @@ fn identity(name: &str) -> PersonalizeRequest {
 #[tokio::test]
 async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
     let rig = Rig::new().await;
-    let machine = rig
-        .engine
-        .launch(MEMORY_MIB, identity("alpha"))
-        .await
-        .unwrap();
+    let machine = rig.launch("alpha").await;
     for (script, expected) in [
         ("id -un; pwd; echo $HOME", "app\n/home/app\n/home/app\n"),
         ("sudo id -u", "0\n"),
@@ -152,8 +188,8 @@ async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
         ("node -p '6 * 7'", "42\n"),
         ("nproc", "2\n"),
         ("sudo kill -9 1; sudo kill -TERM 1; echo alive", "alive\n"),
-        // No interface but the loopback one: there is no way out.
-        ("ls /sys/class/net", "lo\n"),
+        // One card, which is plugged into nothing but what the node holds.
+        ("ls /sys/class/net", "eth0\nlo\n"),
     ] {
         assert_eq!(say(&machine, script).await, expected, "{script}");
     }
@@ -179,13 +215,32 @@ async fn a_restored_vm_runs_code_as_its_user_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_vm_has_the_processors_and_the_disk_that_are_configured() {
+    let state = tempfile::tempdir_in("/var/tmp").unwrap();
+    let engine = start(EngineConfig {
+        vcpu_count: 1,
+        disk_gib: 24,
+        ..config(state.path())
+    });
+    let engine = engine.await;
+    let rig = Rig { state, engine };
+    let machine = rig.launch("alpha").await;
+    for (script, expected) in [
+        ("nproc", "1\n"),
+        // Within what the file system needs for itself.
+        ("df -BG --output=size / | tail -n 1 | tr -d ' '", "24G\n"),
+        // More than the image has; nothing is written for it.
+        ("fallocate -l 20G f && stat -c %s f", "21474836480\n"),
+    ] {
+        assert_eq!(say(&machine, script).await, expected, "{script}");
+    }
+    machine.destroy().await.unwrap();
+}
+
+#[tokio::test]
 async fn two_vms_of_one_template_share_no_identity_and_no_random_stream() {
     let rig = Rig::new().await;
-    let (first, second) = tokio::join!(
-        rig.engine.launch(MEMORY_MIB, identity("alpha")),
-        rig.engine.launch(MEMORY_MIB, identity("bravo"))
-    );
-    let (first, second) = (first.unwrap(), second.unwrap());
+    let (first, second) = tokio::join!(rig.launch("alpha"), rig.launch("bravo"));
     for script in [
         "head -c 32 /dev/urandom | sha256sum",
         "cat /proc/sys/kernel/random/uuid",
@@ -208,21 +263,15 @@ async fn two_vms_of_one_template_share_no_identity_and_no_random_stream() {
 async fn a_vm_outlives_its_node_and_is_taken_over() {
     let mut rig = Rig::new().await;
     let id = SandboxId::random(Region::DEFAULT).unwrap();
-    let mut machine = rig
-        .engine
-        .launch(MEMORY_MIB, identity("alpha"))
-        .await
-        .unwrap();
+    let mut machine = rig.launch("alpha").await;
     machine.set_owner(&id, 42).unwrap();
     say(&machine, "sleep 1000 >/dev/null & echo $! > /tmp/pid").await;
-    let unclaimed = rig
-        .engine
-        .launch(MEMORY_MIB, identity("alpha"))
-        .await
-        .unwrap();
-    // As if the node were gone: nothing is told to the machines.
-    drop((machine, unclaimed));
-    rig.engine = start(rig.state.path()).await;
+    let unclaimed = rig.launch("alpha").await;
+    let slot = machine.network().unwrap();
+    assert_eq!(greet(&machine, &slot, "100.64.0.2").await, "100.64.0.2");
+    // As if the node were gone, and the proxy: nothing is told to the machines.
+    drop((machine, unclaimed, slot));
+    rig.engine = start(config(rig.state.path())).await;
 
     let mut adopted = rig.engine.adopt_all().await.unwrap();
     assert_eq!(adopted.len(), 1, "a machine that is nobody's is removed");
@@ -230,6 +279,10 @@ async fn a_vm_outlives_its_node_and_is_taken_over() {
     assert_eq!(machine.owner(), Some((&id, 42)));
     say(&machine, "kill -0 $(cat /tmp/pid)").await;
     assert_eq!(say(&machine, "hostname").await, "alpha\n");
+    let slot = machine.network().unwrap();
+    for guest in ["100.64.0.2", "fd54:6f6d:626f::2"] {
+        assert_eq!(greet(&machine, &slot, guest).await, guest);
+    }
     machine.destroy().await.unwrap();
     assert_eq!(rig.leftovers(), Vec::<PathBuf>::new());
 }
@@ -237,11 +290,7 @@ async fn a_vm_outlives_its_node_and_is_taken_over() {
 #[tokio::test]
 async fn a_vm_that_dies_is_noticed() {
     let rig = Rig::new().await;
-    let machine = rig
-        .engine
-        .launch(MEMORY_MIB, identity("alpha"))
-        .await
-        .unwrap();
+    let machine = rig.launch("alpha").await;
     let mut agent = AgentClient::new(machine.agent());
     let dying = agent.spawn(SpawnRequest {
         command: "sudo".to_owned(),

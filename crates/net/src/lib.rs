@@ -13,6 +13,7 @@
 //! the kernel and by who holds the sockets: no byte of it is read here.
 
 pub mod address;
+mod held;
 mod kernel;
 mod links;
 mod make;
@@ -21,6 +22,7 @@ mod pool;
 mod rules;
 mod sockets;
 
+pub use held::HeldSlot;
 pub use links::ConfigureLinksError;
 pub use make::{MakeSlotError, Slot};
 pub use namespace::{EnterError, FindNamespaceError, Namespace};

@@ -20,6 +20,19 @@ pub struct NodeConfig {
     pub default_memory_mib: u32,
     /// Virtual processors of each VM.
     pub vcpu_count: u32,
+    /// The disk of each VM; at least as large as the image.
+    pub disk_gib: u32,
     /// The most sandboxes at a time.
     pub sandbox_limit: usize,
+    /// The proxy that carries what sandboxes send out. Without one they have no network.
+    pub egress: Option<EgressSockets>,
+}
+
+/// Where the egress proxy of this machine answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressSockets {
+    /// Its gRPC service.
+    pub control: PathBuf,
+    /// Where it takes the sockets of network slots.
+    pub descriptors: PathBuf,
 }

@@ -11,11 +11,12 @@ use tonic::transport::Channel;
 
 const ENTROPY_LEN: usize = 64;
 
-/// New randomness, the time, a host name, a machine id, and what is added to
-/// the guest's environment.
+/// New randomness, the time, a host name, a machine id, what is added to the
+/// guest's environment, and whom it is to trust besides those that all trust.
 pub(crate) fn new(
     hostname: &str,
     env: HashMap<String, String>,
+    trusted_certificates_pem: Bytes,
 ) -> Result<PersonalizeRequest, getrandom::Error> {
     let mut entropy = vec![0; ENTROPY_LEN];
     getrandom::fill(&mut entropy)?;
@@ -29,7 +30,7 @@ pub(crate) fn new(
         hostname: hostname.to_owned(),
         machine_id,
         env,
-        trusted_certificates_pem: Bytes::new(),
+        trusted_certificates_pem,
     })
 }
 

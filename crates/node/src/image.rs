@@ -1,4 +1,4 @@
-//! How large the disk of a sandbox is: as large as the image that set-up made.
+//! How large the image is that set-up made: no disk of a sandbox may be smaller.
 
 use std::io::{self, Read as _};
 use std::path::Path;

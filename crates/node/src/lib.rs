@@ -12,6 +12,7 @@
 //! adopts them.
 
 mod config;
+mod egress;
 mod identity;
 mod image;
 mod passthrough;
@@ -21,6 +22,6 @@ mod sandbox;
 mod sandboxes;
 mod service;
 
-pub use config::NodeConfig;
+pub use config::{EgressSockets, NodeConfig};
 pub use run::{NodeError, cold_boot, prepare, run};
 pub use tombolo_host::IsolationChoice;

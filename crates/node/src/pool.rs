@@ -2,20 +2,26 @@
 //! the usual size costs a hand-over and not a restore.
 
 use crate::identity;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tombolo_diag::in_one_line;
+use tombolo_diag::{in_one_line, log_limited};
 use tombolo_guest_proto::agent_client;
 use tombolo_guest_proto::v1::{PersonalizeRequest, PrewarmRequest};
 use tombolo_host::{Engine, Isolation, LaunchError, Machine};
+use tombolo_net::TakeSlotError;
 
-/// How long the pool waits after a machine could not be made.
-const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// How long the pool waits after a machine could not be made, the first time.
+const RETRY_DELAY_MIN: Duration = Duration::from_secs(2);
+/// How long it waits at most: then long enough that trying costs nothing, and
+/// short enough that a person who has made room on the disk need not do more.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Starts at a time for each processor of this host. More would only take the
 /// processors from each other, and all would be late.
 const STARTS_PER_PROCESSOR: usize = 2;
@@ -45,6 +51,8 @@ pub(crate) struct Pool<E: Engine> {
 enum LaunchWaitingError {
     #[error("cannot make a machine")]
     Launch(#[from] LaunchError),
+    #[error("cannot make a network for a machine")]
+    Network(#[from] TakeSlotError),
     #[error("the host gives no random numbers")]
     Random(#[from] getrandom::Error),
 }
@@ -60,6 +68,25 @@ impl Drop for Turn<'_> {
         // Lets the next caller start before the pool hears of it.
         self.permit.take();
         self.creates.send_modify(|count| *count -= 1);
+    }
+}
+
+/// How long to wait between attempts that fail: what keeps them from succeeding,
+/// a full disk for instance, seldom goes away by itself.
+#[derive(Debug, PartialEq, Eq)]
+struct RetryDelay(Duration);
+
+impl Default for RetryDelay {
+    fn default() -> Self {
+        Self(RETRY_DELAY_MIN)
+    }
+}
+
+impl RetryDelay {
+    /// The delay after one more failure: twice the last, up to the longest.
+    fn next(&mut self) -> Duration {
+        let longer = self.0.saturating_mul(2).min(RETRY_DELAY_MAX);
+        mem::replace(&mut self.0, longer)
     }
 }
 
@@ -98,6 +125,11 @@ impl<E: Engine> Pool<E> {
         waiting
     }
 
+    /// Takes back a machine that nobody has used after all.
+    pub(crate) fn give_back(&self, machine: E::Machine) {
+        self.ready.lock().push_front(machine);
+    }
+
     /// To be held from before a machine is claimed until it is a sandbox.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         self.creates.send_modify(|count| *count += 1);
@@ -119,22 +151,25 @@ impl<E: Engine> Pool<E> {
             .await
             .ok();
         let _permit = self.starts.acquire().await;
-        let identity = || identity::new(WAITING_NAME, HashMap::new());
-        let machine = self.engine.launch(self.memory_mib, identity()?).await?;
+        let identity = || identity::new(WAITING_NAME, HashMap::new(), Bytes::new());
+        let network = self.engine.network().await?;
+        let launched = self.engine.launch(self.memory_mib, network, identity()?);
+        let machine = launched.await?;
         self.warm(&machine, identity()?).await;
         Ok(machine)
     }
 
     /// Keeps the pool at its target until told to stop, then empties it.
     pub(crate) async fn keep_filled(&self, stop: CancellationToken) {
+        let mut delay = RetryDelay::default();
         while !stop.is_cancelled() {
-            let delay = self.fill_by_one().await;
+            let pause = self.fill_by_one(&mut delay).await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = delay => {}
+                () = pause => {}
             }
         }
-        let waiting = std::mem::take(&mut *self.ready.lock());
+        let waiting = mem::take(&mut *self.ready.lock());
         for machine in waiting {
             if let Err(error) = machine.destroy().await {
                 tracing::error!(%error, "a waiting machine leaves something behind");
@@ -143,18 +178,20 @@ impl<E: Engine> Pool<E> {
     }
 
     /// Adds a machine if one lacks. Answers what to wait for before the next.
-    async fn fill_by_one(&self) -> impl Future<Output = ()> {
-        let (wait, delay) = if self.ready_count() >= self.target {
+    async fn fill_by_one(&self, delay: &mut RetryDelay) -> impl Future<Output = ()> {
+        let (wait, pause) = if self.ready_count() >= self.target {
             (true, Duration::ZERO)
         } else {
             match self.launch_waiting().await {
                 Ok(machine) => {
                     self.ready.lock().push_back(machine);
+                    *delay = RetryDelay::default();
                     (false, Duration::ZERO)
                 }
                 Err(error) => {
-                    tracing::warn!(error = in_one_line(&error), "cannot fill the pool");
-                    (false, RETRY_DELAY)
+                    let (error, pause) = (in_one_line(&error), delay.next());
+                    log_limited!(warn, error, again_in = ?pause, "cannot fill the pool");
+                    (false, pause)
                 }
             }
         };
@@ -162,7 +199,7 @@ impl<E: Engine> Pool<E> {
             if wait {
                 self.changed.notified().await;
             } else {
-                tokio::time::sleep(delay).await;
+                tokio::time::sleep(pause).await;
             }
         }
     }
@@ -190,5 +227,17 @@ impl<E: Engine> Pool<E> {
             }
             Err(_elapsed) => tracing::warn!("a waiting machine is slow to warm"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_fail_come_less_and_less_often() {
+        let mut delay = RetryDelay::default();
+        let seconds: Vec<_> = (0..8).map(|_| delay.next().as_secs()).collect();
+        assert_eq!(seconds, [2, 4, 8, 16, 30, 30, 30, 30]);
     }
 }

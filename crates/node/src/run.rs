@@ -1,6 +1,7 @@
 //! Starts a node, keeps it, and stops it in good order.
 
 use crate::config::NodeConfig;
+use crate::egress::EgressLink;
 use crate::image;
 use crate::passthrough::Passthrough;
 use crate::pool::Pool;
@@ -25,6 +26,9 @@ use tombolo_node_proto::v1::node_server::NodeServer;
 
 /// Templates kept on disk; each is about as large as what its guest touched.
 const TEMPLATE_COUNT_MAX: usize = 8;
+/// Networks that wait for machines, in the node of a busy host: each costs
+/// milliseconds to make and 0.3 MiB to keep.
+const SLOT_COUNT: usize = 4;
 /// Calls one connection may have under way: every process of a sandbox has a
 /// few that last as long as it does.
 const CONCURRENT_CALLS_MAX: u32 = 16_384;
@@ -55,10 +59,18 @@ pub enum NodeError {
         /// The file both want to lock.
         path: std::path::PathBuf,
     },
+    /// The image does not fit on the disk that sandboxes are to have.
+    #[error("disk_gib = {disk_gib} is less than the {image_gib} GiB of the image; raise it")]
+    DiskTooSmall {
+        /// What is configured.
+        disk_gib: u32,
+        /// What the image takes, rounded up.
+        image_gib: u64,
+    },
     /// A file or the socket failed.
     #[error("cannot use the node's files")]
     Files(#[from] io::Error),
-    /// The socket could not be served.
+    /// The node's socket could not be served, or the egress proxy's is no path.
     #[error("cannot serve the node's socket")]
     Serve(#[from] tonic::transport::Error),
     /// A comparison boot failed.
@@ -96,7 +108,10 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
         config.pool_size,
         processors,
     );
-    let sandboxes = Arc::new(Sandboxes::new(engine, pool, config.sandbox_limit));
+    let egress = config.egress.clone().map(EgressLink::new).transpose()?;
+    let egress = egress.map(Arc::new);
+    let limit = config.sandbox_limit;
+    let sandboxes = Arc::new(Sandboxes::new(engine, pool, limit, egress.clone()));
     let adopted = sandboxes.adopt_all().await?;
     tracing::info!(adopted, "took over the sandboxes of an earlier run");
 
@@ -104,6 +119,15 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
     let keeper = {
         let (sandboxes, stop) = (Arc::clone(&sandboxes), stop.clone());
         tokio::spawn(async move { sandboxes.pool.keep_filled(stop).await })
+    };
+    let linked = {
+        let sandboxes = Arc::clone(&sandboxes);
+        async move {
+            match egress {
+                Some(egress) => egress.keep_linked(&*sandboxes).await,
+                None => std::future::pending().await,
+            }
+        }
     };
     let listener = listen(&config)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -118,6 +142,7 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
     ready();
     let result = tokio::select! {
         result = serve => result,
+        () = linked => Ok(()),
         () = stopped => Ok(()),
     };
     stop.cancel();
@@ -134,10 +159,9 @@ async fn serve<E: Engine>(
     sandboxes: &Arc<Sandboxes<E>>,
     listener: UnixListener,
 ) -> Result<(), NodeError> {
-    let artefacts = Artefacts::load(&config.state_dir)?;
     let service = NodeService {
         sandboxes: Arc::clone(sandboxes),
-        disk_bytes: image::disk_bytes(&artefacts.image)?,
+        disk_bytes: gib(config.disk_gib),
         default_memory_mib: config.default_memory_mib,
         vcpu_count: config.vcpu_count,
     };
@@ -160,13 +184,28 @@ async fn start_engine(config: &NodeConfig) -> Result<QemuEngine, NodeError> {
 }
 
 fn engine_config(config: &NodeConfig) -> Result<EngineConfig, NodeError> {
+    let artefacts = Artefacts::load(&config.state_dir)?;
+    let image_bytes = image::disk_bytes(&artefacts.image)?;
+    // A layer that ends before what is below it would cut the file system off.
+    if gib(config.disk_gib) < image_bytes {
+        return Err(NodeError::DiskTooSmall {
+            disk_gib: config.disk_gib,
+            image_gib: image_bytes.div_ceil(1 << 30),
+        });
+    }
     Ok(EngineConfig {
         state_dir: config.state_dir.clone(),
-        artefacts: Artefacts::load(&config.state_dir)?,
+        artefacts,
         vcpu_count: config.vcpu_count,
+        disk_gib: config.disk_gib,
         default_memory_mib: config.default_memory_mib,
         template_count_max: TEMPLATE_COUNT_MAX,
+        slot_count: SLOT_COUNT,
     })
+}
+
+fn gib(count: u32) -> u64 {
+    u64::from(count) << 30
 }
 
 /// Held as long as a node uses its state.

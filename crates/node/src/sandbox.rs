@@ -1,5 +1,6 @@
 //! One sandbox: a task that owns its machine, and the handle others hold.
 
+use crate::egress::EgressLink;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -7,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tombolo_host::{Machine, Usage};
 use tombolo_ids::SandboxId;
+use tombolo_net::HeldSlot;
 use tonic::transport::Channel;
 
 const ORDERS_QUEUED_MAX: usize = 16;
@@ -36,6 +38,7 @@ enum Order {
 pub(crate) struct Handle {
     orders: mpsc::Sender<Order>,
     agent: Channel,
+    network: Option<Arc<HeldSlot>>,
     memory_mib: u32,
     deadline: Arc<std::sync::atomic::AtomicI64>,
     /// The machine ended, or is being ended.
@@ -47,6 +50,10 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn agent(&self) -> Channel {
         self.agent.clone()
+    }
+
+    pub(crate) fn network(&self) -> Option<Arc<HeldSlot>> {
+        self.network.clone()
     }
 
     pub(crate) fn memory_mib(&self) -> u32 {
@@ -84,10 +91,12 @@ impl Handle {
     }
 }
 
-/// Starts the task of a sandbox. `on_end` runs once nothing of it is left.
+/// Starts the task of a sandbox, whose network `egress` carries. `on_end` runs
+/// once nothing of it is left.
 pub(crate) fn start<M: Machine>(
     id: SandboxId,
     machine: M,
+    egress: Option<Arc<EgressLink>>,
     on_end: impl FnOnce(&SandboxId, EndReason) + Send + 'static,
 ) -> Handle {
     let (orders, inbox) = mpsc::channel(ORDERS_QUEUED_MAX);
@@ -95,6 +104,7 @@ pub(crate) fn start<M: Machine>(
     let handle = Handle {
         orders,
         agent: machine.agent(),
+        network: machine.network(),
         memory_mib: machine.memory_mib(),
         deadline: Arc::new(deadline.into()),
         ended: CancellationToken::new(),
@@ -103,6 +113,7 @@ pub(crate) fn start<M: Machine>(
     let task = Task {
         id,
         machine,
+        egress,
         inbox,
         handle: handle.clone(),
     };
@@ -113,6 +124,7 @@ pub(crate) fn start<M: Machine>(
 struct Task<M> {
     id: SandboxId,
     machine: M,
+    egress: Option<Arc<EgressLink>>,
     inbox: mpsc::Receiver<Order>,
     handle: Handle,
 }
@@ -122,7 +134,13 @@ impl<M: Machine> Task<M> {
         let reason = self.serve().await;
         self.handle.ended.cancel();
         tracing::info!(sandbox = %self.id, ?reason, "a sandbox ends");
-        if let Err(error) = self.machine.destroy().await {
+        let detached = async {
+            if let Some(egress) = &self.egress {
+                egress.detach(&self.id).await;
+            }
+        };
+        let (destroyed, ()) = tokio::join!(self.machine.destroy(), detached);
+        if let Err(error) = destroyed {
             tracing::error!(%error, sandbox = %self.id, "a sandbox leaves something behind");
         }
         on_end(&self.id, reason);

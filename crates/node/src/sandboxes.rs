@@ -2,9 +2,11 @@
 //! given an identity of its own, recorded as the sandbox's, and handed to the
 //! task that owns it from then on.
 
+use crate::egress::{AttachError, EgressLink, Residents};
 use crate::identity;
 use crate::pool::Pool;
 use crate::sandbox::{self, EndReason, Handle};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,6 +17,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_host::{AdoptError, Engine, Isolation, LaunchError, Machine};
 use tombolo_ids::SandboxId;
+use tombolo_net::{HeldSlot, Slot, SlotSockets, TakeSlotError};
+use tombolo_node_proto::v1::SandboxNetwork;
 
 /// Ends that a watcher may be behind before it must start over.
 const ENDS_KEPT_MAX: usize = 1024;
@@ -27,6 +31,17 @@ pub(crate) struct NewSandbox {
     pub(crate) memory_mib: u32,
     pub(crate) deadline_unix_millis: i64,
     pub(crate) env: HashMap<String, String>,
+    /// Without one it reaches nothing.
+    pub(crate) network: Option<SandboxNetwork>,
+}
+
+/// A sandbox that has come to be.
+pub(crate) struct Created {
+    pub(crate) handle: Handle,
+    /// Its machine was waiting.
+    pub(crate) from_pool: bool,
+    /// What the egress proxy says about its network.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A sandbox that ended without being asked to.
@@ -45,6 +60,10 @@ pub(crate) enum CreateError {
     Full,
     #[error("the sandbox was ended before it had begun")]
     Unwanted,
+    #[error("cannot make a network for the sandbox")]
+    Network(#[from] TakeSlotError),
+    #[error("cannot give the sandbox its network")]
+    Attach(#[from] AttachError),
     #[error("cannot make a machine for the sandbox")]
     Launch(#[from] LaunchError),
     #[error("cannot record the sandbox")]
@@ -57,8 +76,23 @@ pub(crate) enum CreateError {
     Slow(#[from] tokio::time::error::Elapsed),
 }
 
+/// What a new sandbox is made from.
+enum Claim<M> {
+    /// A machine that was waiting.
+    Waiting(M),
+    /// The network of a machine that is still to be made.
+    New(Slot),
+}
+
+/// What the egress proxy answered.
+#[derive(Default)]
+struct Attached {
+    certificate_pem: Bytes,
+    warnings: Vec<String>,
+}
+
 /// A place in the table: taken before the sandbox is there.
-enum Slot {
+enum Place {
     Reserved(Beginning),
     Live(Handle),
 }
@@ -76,33 +110,40 @@ pub(crate) struct Sandboxes<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) pool: Pool<E>,
     limit: usize,
-    slots: Arc<Mutex<HashMap<SandboxId, Slot>>>,
+    egress: Option<Arc<EgressLink>>,
+    places: Arc<Mutex<HashMap<SandboxId, Place>>>,
     ends: broadcast::Sender<Ended>,
 }
 
 impl<E: Engine> Sandboxes<E> {
-    pub(crate) fn new(engine: Arc<E>, pool: Pool<E>, limit: usize) -> Self {
+    pub(crate) fn new(
+        engine: Arc<E>,
+        pool: Pool<E>,
+        limit: usize,
+        egress: Option<Arc<EgressLink>>,
+    ) -> Self {
         Self {
             engine,
             pool,
             limit,
-            slots: Arc::default(),
+            egress,
+            places: Arc::default(),
             ends: broadcast::Sender::new(ENDS_KEPT_MAX),
         }
     }
 
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Handle> {
-        match self.slots.lock().get(id)? {
-            Slot::Live(handle) => Some(handle.clone()),
-            Slot::Reserved(_) => None,
+        match self.places.lock().get(id)? {
+            Place::Live(handle) => Some(handle.clone()),
+            Place::Reserved(_) => None,
         }
     }
 
     pub(crate) fn all(&self) -> Vec<(SandboxId, Handle)> {
-        let slots = self.slots.lock();
-        let live = slots.iter().filter_map(|(id, slot)| match slot {
-            Slot::Live(handle) => Some((id.clone(), handle.clone())),
-            Slot::Reserved(_) => None,
+        let places = self.places.lock();
+        let live = places.iter().filter_map(|(id, slot)| match slot {
+            Place::Live(handle) => Some((id.clone(), handle.clone())),
+            Place::Reserved(_) => None,
         });
         live.collect()
     }
@@ -124,23 +165,92 @@ impl<E: Engine> Sandboxes<E> {
         Ok(count)
     }
 
-    /// Makes a sandbox. Answers its handle and whether a machine was waiting.
-    pub(crate) async fn create(&self, new: NewSandbox) -> Result<(Handle, bool), CreateError> {
+    /// Makes a sandbox.
+    pub(crate) async fn create(&self, new: NewSandbox) -> Result<Created, CreateError> {
         let reservation = self.reserve(&new.id)?;
         let _turn = self.pool.turn().await;
+        let claim = match self.pool.take(new.memory_mib) {
+            Some(machine) => Claim::Waiting(machine),
+            None => Claim::New(self.engine.network().await?),
+        };
+        let from_pool = matches!(claim, Claim::Waiting(_));
+        let is_attached = new.network.is_some();
+        let attached = match self.attach(&new, &claim).await {
+            Ok(attached) => attached,
+            Err(error) => {
+                match claim {
+                    Claim::Waiting(machine) => self.pool.give_back(machine),
+                    Claim::New(network) => network.discard(),
+                }
+                return Err(error.into());
+            }
+        };
+        let machine = match self.make(&new, claim, attached.certificate_pem).await {
+            Ok(machine) => machine,
+            Err(error) => {
+                if let Some(egress) = self.egress.as_ref().filter(|_| is_attached) {
+                    egress.detach(&new.id).await;
+                }
+                return Err(error);
+            }
+        };
+        let created = Created {
+            handle: self.start(&new.id, machine),
+            from_pool,
+            warnings: attached.warnings,
+        };
+        if reservation.keep() {
+            return Ok(created);
+        }
+        created.handle.destroy().await;
+        Err(CreateError::Unwanted)
+    }
+
+    /// Gives the sandbox the network of the machine it is to have.
+    async fn attach(
+        &self,
+        new: &NewSandbox,
+        claim: &Claim<E::Machine>,
+    ) -> Result<Attached, AttachError> {
+        let Some(network) = new.network.clone() else {
+            return Ok(Attached::default());
+        };
+        let egress = self.egress.as_ref().ok_or(AttachError::NotConfigured)?;
+        let reply = match claim {
+            Claim::New(slot) => egress.attach(&new.id, &slot.sockets, network).await?,
+            Claim::Waiting(machine) => {
+                let slot = machine.network().ok_or(AttachError::Lost)?;
+                // It was made here, so the sockets are at hand.
+                let sockets: Arc<SlotSockets> = slot.sockets()?;
+                egress.attach(&new.id, &sockets, network).await?
+            }
+        };
+        Ok(Attached {
+            certificate_pem: reply.ca_certificate_pem.into(),
+            warnings: reply.warnings,
+        })
+    }
+
+    /// A machine that is the sandbox's, on record and in the guest's own eyes.
+    async fn make(
+        &self,
+        new: &NewSandbox,
+        claim: Claim<E::Machine>,
+        certificate_pem: Bytes,
+    ) -> Result<E::Machine, CreateError> {
         // Underscores are not allowed in host names (RFC 1123).
         let name = new.id.as_str().replace('_', "-");
-        let identity = identity::new(&name, new.env)?;
-        let waiting = self.pool.take(new.memory_mib);
-        let from_pool = waiting.is_some();
-        let (mut machine, identity) = if let Some(machine) = waiting {
-            (machine, Some(identity))
-        } else {
-            let machine = self.engine.launch(new.memory_mib, identity).await?;
-            if self.engine.isolation().0 == Isolation::Emulated {
-                tokio::spawn(identity::greet(machine.agent()));
+        let identity = identity::new(&name, new.env.clone(), certificate_pem)?;
+        let (mut machine, identity) = match claim {
+            Claim::Waiting(machine) => (machine, Some(identity)),
+            Claim::New(network) => {
+                let launched = self.engine.launch(new.memory_mib, network, identity);
+                let machine = launched.await?;
+                if self.engine.isolation().0 == Isolation::Emulated {
+                    tokio::spawn(identity::greet(machine.agent()));
+                }
+                (machine, None)
             }
-            (machine, None)
         };
         let prepared = async {
             if let Some(identity) = identity {
@@ -151,23 +261,20 @@ impl<E: Engine> Sandboxes<E> {
             Ok(())
         };
         let prepared: Result<(), CreateError> = prepared.await;
-        if let Err(error) = prepared {
-            machine.destroy().await?;
-            return Err(error);
+        match prepared {
+            Ok(()) => Ok(machine),
+            Err(error) => {
+                machine.destroy().await?;
+                Err(error)
+            }
         }
-        let handle = self.start(&new.id, machine);
-        if reservation.keep() {
-            return Ok((handle, from_pool));
-        }
-        handle.destroy().await;
-        Err(CreateError::Unwanted)
     }
 
     /// Ends a sandbox, if it is there or on its way; answers when nothing of
     /// it is left.
     pub(crate) async fn destroy(&self, id: &SandboxId) {
-        let beginning = match self.slots.lock().get(id) {
-            Some(Slot::Reserved(beginning)) => Some(beginning.clone()),
+        let beginning = match self.places.lock().get(id) {
+            Some(Place::Reserved(beginning)) => Some(beginning.clone()),
             _ => None,
         };
         if let Some(beginning) = beginning {
@@ -180,16 +287,16 @@ impl<E: Engine> Sandboxes<E> {
     }
 
     fn reserve<'a>(&'a self, id: &'a SandboxId) -> Result<Reservation<'a>, CreateError> {
-        let mut slots = self.slots.lock();
-        let count = slots.len();
-        match slots.entry(id.clone()) {
+        let mut places = self.places.lock();
+        let count = places.len();
+        match places.entry(id.clone()) {
             Entry::Occupied(_) => Err(CreateError::Exists),
             Entry::Vacant(_) if count >= self.limit => Err(CreateError::Full),
             Entry::Vacant(vacant) => {
                 let beginning = Beginning::default();
-                vacant.insert(Slot::Reserved(beginning.clone()));
+                vacant.insert(Place::Reserved(beginning.clone()));
                 Ok(Reservation {
-                    slots: &self.slots,
+                    places: &self.places,
                     id,
                     beginning: Some(beginning),
                 })
@@ -198,28 +305,41 @@ impl<E: Engine> Sandboxes<E> {
     }
 
     fn start(&self, id: &SandboxId, machine: E::Machine) -> Handle {
-        let slots = Arc::clone(&self.slots);
+        let places = Arc::clone(&self.places);
         let ends = self.ends.clone();
         // Held until the sandbox is in the table, so that its end, however
         // soon, finds it there.
-        let mut table = self.slots.lock();
-        let handle = sandbox::start(id.clone(), machine, move |id, reason| {
-            slots.lock().remove(id);
+        let mut table = self.places.lock();
+        let egress = self.egress.clone();
+        let handle = sandbox::start(id.clone(), machine, egress, move |id, reason| {
+            places.lock().remove(id);
             if reason != EndReason::Destroyed {
                 let id = id.clone();
                 // Nobody may be watching, and that is no fault.
                 ends.send(Ended { id, reason }).ok();
             }
         });
-        let live = Slot::Live(handle.clone());
+        let live = Place::Live(handle.clone());
         table.insert(id.clone(), live);
         handle
     }
 }
 
+impl<E: Engine> Residents for Sandboxes<E> {
+    fn ids(&self) -> Vec<SandboxId> {
+        self.places.lock().keys().cloned().collect()
+    }
+
+    fn networks(&self) -> Vec<(SandboxId, Arc<HeldSlot>)> {
+        let live = self.all().into_iter();
+        live.filter_map(|(id, handle)| Some((id, handle.network()?)))
+            .collect()
+    }
+}
+
 /// Gives a place in the table back unless the sandbox came to be.
 struct Reservation<'a> {
-    slots: &'a Mutex<HashMap<SandboxId, Slot>>,
+    places: &'a Mutex<HashMap<SandboxId, Place>>,
     id: &'a SandboxId,
     /// Until the sandbox has come to be.
     beginning: Option<Beginning>,
@@ -240,7 +360,7 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if let Some(beginning) = self.beginning.take() {
-            self.slots.lock().remove(self.id);
+            self.places.lock().remove(self.id);
             beginning.over.cancel();
         }
     }

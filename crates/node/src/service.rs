@@ -1,5 +1,6 @@
 //! The node's own calls (`tombolo.node.v1`).
 
+use crate::egress::AttachError;
 use crate::sandbox::EndReason;
 use crate::sandboxes::{CreateError, Ended, NewSandbox, Sandboxes};
 use std::pin::Pin;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::{Stream, StreamExt};
-use tombolo_diag::Report;
+use tombolo_diag::{Report, in_one_line};
 use tombolo_host::{Engine, LaunchError};
 use tombolo_ids::SandboxId;
 use tombolo_node_proto::v1::node_server::Node;
@@ -22,7 +23,7 @@ pub(crate) struct NodeService<E: Engine> {
     pub(crate) sandboxes: Arc<Sandboxes<E>>,
     pub(crate) default_memory_mib: u32,
     pub(crate) vcpu_count: u32,
-    /// Of every sandbox: the image's.
+    /// Of every sandbox.
     pub(crate) disk_bytes: u64,
 }
 
@@ -66,17 +67,19 @@ impl<E: Engine> Node for NodeService<E> {
             memory_mib,
             deadline_unix_millis: request.deadline_unix_millis,
             env: request.env,
+            network: request.network,
         };
         // A caller that gives up must not leave half a sandbox, so the work is
         // a task of its own; what it makes for nobody ends at its deadline.
         let sandboxes = Arc::clone(&self.sandboxes);
         let created = tokio::spawn(async move { sandboxes.create(new).await }).await;
         let created = created.map_err(|error| Status::internal(error.to_string()))?;
-        let (handle, from_pool) = created.map_err(|error| create_status(&error))?;
+        let created = created.map_err(|error| create_status(&error))?;
         Ok(Response::new(CreateSandboxReply {
             isolation: self.sandboxes.engine.isolation().0.as_str().to_owned(),
-            from_pool,
-            memory_mib: handle.memory_mib(),
+            from_pool: created.from_pool,
+            memory_mib: created.handle.memory_mib(),
+            warnings: created.warnings,
         }))
     }
 
@@ -131,15 +134,14 @@ impl<E: Engine> Node for NodeService<E> {
     }
 }
 
-/// Every disk is as large as the image. Zero asks for the default.
+/// Every disk is as large as this node's templates have it. Zero asks for that.
 fn check_disk(asked_bytes: u64, given_bytes: u64) -> Result<(), Status> {
     if asked_bytes == 0 || asked_bytes == given_bytes {
         return Ok(());
     }
     Err(Status::failed_precondition(format!(
-        "the disk of a sandbox has {given_bytes} bytes here, as its image has, not {asked_bytes}; \
-         set `disk_gib` to {}",
-        given_bytes >> 30
+        "the disk of a sandbox has {given_bytes} bytes here, not {asked_bytes}; \
+         give the server and the node the same `disk_gib`"
     )))
 }
 
@@ -166,7 +168,15 @@ fn create_status(error: &CreateError) -> Status {
         CreateError::Slow(_) | CreateError::Launch(LaunchError::NoAnswer(_)) => {
             Status::deadline_exceeded(words)
         }
+        CreateError::Attach(AttachError::Refused(status)) => {
+            Status::new(status.code(), status.message())
+        }
+        CreateError::Attach(AttachError::NotConfigured | AttachError::Away) => {
+            Status::unavailable(in_one_line(error))
+        }
         CreateError::Launch(_)
+        | CreateError::Network(_)
+        | CreateError::Attach(AttachError::Lost | AttachError::Sockets(_))
         | CreateError::Record(_)
         | CreateError::Random(_)
         | CreateError::Identity(_) => Status::internal(words),
@@ -199,15 +209,15 @@ mod tests {
     use tonic::Code;
 
     #[test]
-    fn only_the_images_disk_size_is_given() {
-        let image = 10 << 30;
+    fn only_the_nodes_disk_size_is_given() {
+        let given = 10 << 30;
         for (asked, is_given) in [
             (0, true),
-            (image, true),
-            (image - 1, false),
+            (given, true),
+            (given - 1, false),
             (20 << 30, false),
         ] {
-            assert_eq!(check_disk(asked, image).is_ok(), is_given, "{asked}");
+            assert_eq!(check_disk(asked, given).is_ok(), is_given, "{asked}");
         }
     }
 

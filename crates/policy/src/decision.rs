@@ -133,6 +133,9 @@ reasons! {
     NotListed = "not_listed",
     /// The allow list names this host with other ports.
     PortNotListed = "port_not_listed",
+    /// It was refused when the guest connected and would be allowed by now: the host must be
+    /// looked up and connected to again.
+    AskAgain = "ask_again",
     /// Only TCP leaves a sandbox.
     ProtocolNotAllowed = "protocol_not_allowed",
     /// A cloud's metadata service, which no policy opens.

@@ -16,6 +16,7 @@ pub const DOCUMENT_VERSION: u32 = 1;
 
 /// A whole policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PolicyDocument {
     /// The form of the document: [`DOCUMENT_VERSION`].
@@ -36,6 +37,7 @@ pub struct PolicyDocument {
 
 /// Where one secret may be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SecretDocument {
     /// At least one: names and `*.names`, with or without a port. Without a port it is 443.
@@ -55,6 +57,7 @@ pub struct SecretDocument {
 
 /// A part of a request that a secret can be put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Slot {
     /// Header values and both halves of HTTP Basic credentials.
@@ -79,6 +82,7 @@ pub enum Slot {
 
 /// What to do with a placeholder where it may not become a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnIneligible {
     /// Send it as it is; it is worth nothing to anybody.
@@ -90,6 +94,7 @@ pub enum OnIneligible {
 
 /// How the placeholder of a secret looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PlaceholderDocument {
     /// Text around the random part, which `{}` stands for: `sk-ant-api03-{}`.
@@ -102,6 +107,7 @@ pub struct PlaceholderDocument {
 
 /// How traffic is looked at, and the rules of requests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetDocument {
     /// Which TLS connections are terminated and looked into.
@@ -125,6 +131,7 @@ pub struct NetDocument {
 
 /// Which TLS connections are terminated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum InterceptMode {
     /// With an allow list all but those of `passthrough`; without one only hosts that have
@@ -137,6 +144,7 @@ pub enum InterceptMode {
 
 /// Whether a rule decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RuleMode {
     #[default]
@@ -147,6 +155,7 @@ pub enum RuleMode {
 
 /// What happens to a path that is not in canonical form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PathMode {
     /// The canonical form is matched and sent.
@@ -158,6 +167,7 @@ pub enum PathMode {
 
 /// What a rule does with requests that match.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RuleAction {
     #[default]
@@ -168,6 +178,7 @@ pub enum RuleAction {
 
 /// One rule. A request matches when all conditions that are given match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RuleDocument {
     /// Unique in the policy; letters, digits, `-`, `_` and `.`.
@@ -215,6 +226,7 @@ pub struct RuleDocument {
 
 /// One text or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum OneOrMany {
     One(String),
@@ -223,6 +235,7 @@ pub enum OneOrMany {
 
 /// A condition on a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum TextCondition {
     /// There (`true`) or not there (`false`).
@@ -235,6 +248,7 @@ pub enum TextCondition {
 
 /// A condition on a value inside a JSON body. All parts that are given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JsonCondition {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -54,6 +54,6 @@ pub use request::{
 };
 pub use vip::{
     AssignError, Lookup, PrefixError, VIP_ANSWER_TTL_S, VIP_NAMES_MAX, VIP_PLACES,
-    VIP_RETIRE_AFTER, VIP_REUSE_AFTER, VIP_V4_FIRST, VipTable, VirtualAddresses,
+    VIP_REFUSAL_TTL_S, VIP_RETIRE_AFTER, VIP_REUSE_AFTER, VIP_V4_FIRST, VipTable, VirtualAddresses,
     WILDCARD_NAMES_BURST, WILDCARD_NAMES_PERIOD,
 };

@@ -95,6 +95,28 @@ impl NetworkPolicy {
         )
     }
 
+    /// Whether a refused name is given the address where its refusal is explained
+    /// ([`crate::VipTable::refusal`]): what the allow list leaves out is. Names that are
+    /// refused to everybody, names without a dot and the reverse tree do not exist, as
+    /// programs look for these without anybody's asking.
+    pub fn explains_name(&self, name: &HostName, decision: &Decision) -> bool {
+        let mut labels = name.labels();
+        let top = labels.next_back();
+        !decision.is_allowed()
+            && decision.rule == RuleRef::Default
+            && labels.next_back().is_some()
+            && top != Some("arpa")
+    }
+
+    /// Why nothing of a connection that was refused goes on: always a denial.
+    pub fn refuse_connect(&self, target: Target<'_>, port: u16) -> Decision {
+        let decision = self.decide_connect(target, port, Transport::Tcp);
+        if decision.is_allowed() {
+            return Decision::deny(RuleRef::Builtin, Reason::AskAgain);
+        }
+        decision
+    }
+
     /// Whether a guest may connect to an address that stands for no name.
     pub fn decide_address(&self, address: IpAddr, port: u16) -> Decision {
         let classified = classify(address);

@@ -232,6 +232,18 @@ impl RequestRules {
             .unwrap_or_else(|| self.refuse(Reason::RuleUnknown, None))
     }
 
+    /// Decides on the head of a request that was let through under other rules and is still
+    /// open. Uses up no rate. None: it would take the body, which is gone by then.
+    pub fn decide_open(&self, head: &RequestHead<'_>) -> Option<RequestDecision> {
+        let body = if head.has_body {
+            Inspected::NotRead
+        } else {
+            Inspected::Absent
+        };
+        let mut unused = RateLimits::default();
+        self.decide(head, body, &mut unused, Duration::ZERO)
+    }
+
     /// The decision with every rule's part in it. Uses nothing up. Without a body, what
     /// depends on it is `needs_body`, and the decision is a denial.
     pub fn explain(

@@ -41,6 +41,8 @@ pub const VIP_PLACES: u32 = (1 << 17) - 256 - 1;
 pub const VIP_NAMES_MAX: usize = 4096;
 /// The time to live of answers, in seconds. Short, because policies change.
 pub const VIP_ANSWER_TTL_S: u32 = 60;
+/// The same for the address of refused names: a person who allows a name tries again at once.
+pub const VIP_REFUSAL_TTL_S: u32 = 1;
 /// A name that was neither asked for nor connected to for so long may lose its address.
 pub const VIP_RETIRE_AFTER: Duration = Duration::from_mins(10);
 /// An address that lost its name has none for at least so long.
@@ -79,6 +81,8 @@ pub enum Lookup<'a> {
     Name(&'a HostName),
     /// An address of the pool that stands for no name, now or any more.
     Vacant,
+    /// The address where refusals are explained ([`VipTable::refusal`]).
+    Refusal,
     /// Not an address of the pool.
     Foreign,
 }
@@ -166,12 +170,28 @@ impl VipTable {
 
     /// What stands behind `address`, an IPv4-mapped one included.
     pub fn lookup(&self, address: IpAddr) -> Lookup<'_> {
+        let refusal = self.refusal();
+        match address.to_canonical() {
+            IpAddr::V4(v4) if v4 == refusal.v4 => return Lookup::Refusal,
+            IpAddr::V6(v6) if v6 == refusal.v6 => return Lookup::Refusal,
+            _ => {}
+        }
         match self.index(address) {
             None => Lookup::Foreign,
             Some(index) => match self.places.get(&index) {
                 Some(place) => Lookup::Name(&place.name),
                 None => Lookup::Vacant,
             },
+        }
+    }
+
+    /// The addresses that stand for every name that is refused. They are none of the pool,
+    /// so that a guest that asks for many such names fills nothing. Nothing that is sent to
+    /// them goes anywhere: HTTP is told why, and anything else is closed.
+    pub fn refusal(&self) -> VirtualAddresses {
+        VirtualAddresses {
+            v4: REFUSAL_V4,
+            v6: Ipv6Addr::from(u128::from(self.prefix) | REFUSAL_V6_SUFFIX),
         }
     }
 
@@ -294,6 +314,9 @@ impl VipTable {
     }
 }
 
+/// Among those that [`VIP_V4_FIRST`] leaves out, and its twin.
+const REFUSAL_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const REFUSAL_V6_SUFFIX: u128 = 1;
 /// The first 256 IPv6 addresses are left out, as the first 256 IPv4 addresses are.
 const V6_FIRST: u32 = 256;
 

@@ -106,6 +106,7 @@ mod tests {
         assert!(!format!("{refused} {refused:?}").contains("hunter"));
     }
 
+    /// SUB-21: what could end a header is refused.
     #[test]
     fn sub_21_what_could_end_a_header_is_refused() {
         let control = |character, at| Err(SecretValueError::Control { character, at });

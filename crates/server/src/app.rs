@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::database::Database;
+use crate::egress::EgressLink;
 use crate::node::NodeLink;
 use crate::registry::Registry;
 use crate::rpc::{Budget, StreamIds};
@@ -16,6 +17,8 @@ pub(crate) struct App {
     pub(crate) config: ServerConfig,
     pub(crate) database: Database,
     pub(crate) node: NodeLink,
+    /// Without it sandboxes have no network.
+    pub(crate) egress: Option<EgressLink>,
     pub(crate) registry: Registry,
     pub(crate) stream_ids: Arc<StreamIds>,
     /// What all connections may hold together.

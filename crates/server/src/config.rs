@@ -19,6 +19,9 @@ pub struct ServerConfig {
     pub base_url: Option<String>,
     /// The unix socket of the node.
     pub node_socket: PathBuf,
+    /// The unix socket of the egress process. When absent sandboxes have no
+    /// network, and whoever asks for one is refused.
+    pub egress_socket: Option<PathBuf>,
     /// The database file, made when absent.
     pub database: PathBuf,
     /// Opens the administration endpoints. When absent nothing does.

@@ -3,6 +3,7 @@
 //! `SQLite` in one file, in write-ahead mode: a process that dies at any moment
 //! loses nothing that was answered. One connection writes, a few read.
 
+mod networks;
 mod organisations;
 mod sandboxes;
 mod tokens;
@@ -125,14 +126,27 @@ impl Database {
 }
 
 fn migrations() -> Migrator {
-    let first = include_str!("../migrations/0001_accounts_sandboxes_usage.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "accounts sandboxes usage".into(),
-        MigrationType::Simple,
-        first.into_sql_str(),
-        false,
-    )])
+    let all = [
+        (
+            "accounts sandboxes usage",
+            include_str!("../migrations/0001_accounts_sandboxes_usage.sql"),
+        ),
+        (
+            "sandbox networks",
+            include_str!("../migrations/0002_sandbox_networks.sql"),
+        ),
+    ];
+    let migrations = (1..).zip(all).map(|(version, (description, sql))| {
+        let sql = sql.into_sql_str();
+        Migration::new(
+            version,
+            description.into(),
+            MigrationType::Simple,
+            sql,
+            false,
+        )
+    });
+    Migrator::with_migrations(migrations.collect())
 }
 
 /// A text column as one of our own types.

@@ -12,7 +12,10 @@ use tombolo_ids::EntropyError;
 use tombolo_lifecycle::{ConnectRefusal, ExtendRefusal};
 use tonic::Code;
 
+use crate::call::CallError;
 use crate::database::QueryError;
+use crate::egress::EgressError;
+use crate::network::{ChangeError, PlanNetworkError};
 use crate::node::NodeCallError;
 use crate::sandbox::{ConnectError, CreateError, ExtendError};
 
@@ -61,6 +64,11 @@ impl ApiError {
 
     pub(crate) fn sandbox_ended() -> Self {
         Self::new(ErrorCode::SandboxAlreadyTerminated, "the sandbox has ended")
+    }
+
+    fn network_unavailable(cause: impl Error + Send + Sync + 'static) -> Self {
+        let words = "the egress process that carries the network does not answer; try again";
+        Self::caused(ErrorCode::NetworkUnavailable, words, cause)
     }
 
     pub(crate) fn not_built(feature: &str) -> Self {
@@ -128,7 +136,66 @@ impl From<NodeCallError> for ApiError {
                 "the node has no room for another sandbox; end one or try again later",
                 error,
             ),
+            // The egress process found fault with what the client asked for.
+            (_, Some(Code::InvalidArgument)) => match error.refusal() {
+                Some(refusal) => Self::new(ErrorCode::InvalidConfig, refusal.message()),
+                None => Self::internal(error),
+            },
+            (_, Some(Code::Unavailable)) => Self::network_unavailable(error),
             _ => Self::internal(error),
+        }
+    }
+}
+
+impl From<EgressError> for ApiError {
+    fn from(error: EgressError) -> Self {
+        let EgressError::Call(call) = &error else {
+            return Self::internal(error);
+        };
+        match (call, call.refusal()) {
+            (CallError::Away { .. } | CallError::TimedOut { .. }, _) => {
+                Self::network_unavailable(error)
+            }
+            (_, Some(refusal)) => match refusal.code() {
+                Code::InvalidArgument => Self::new(ErrorCode::InvalidRequest, refusal.message()),
+                // Started anew, and not told of the sandbox again so far.
+                Code::NotFound => Self::network_unavailable(error),
+                _ => Self::internal(error),
+            },
+            (_, None) => Self::internal(error),
+        }
+    }
+}
+
+impl From<PlanNetworkError> for ApiError {
+    fn from(error: PlanNetworkError) -> Self {
+        match error {
+            PlanNetworkError::Problems(problems) => {
+                Self::saying(ErrorCode::InvalidConfig, &problems)
+            }
+            PlanNetworkError::Entropy(error) => Self::internal(error),
+        }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NoNetwork => Self::saying(ErrorCode::NoNetwork, &error),
+            ChangeError::NotReady => Self::saying(ErrorCode::SandboxNotReady, &error),
+            ChangeError::Ended => Self::sandbox_ended(),
+            ChangeError::Changed { .. } => Self::saying(ErrorCode::PolicyChanged, &error),
+            ChangeError::SecretNotFound => Self::saying(ErrorCode::SecretNotFound, &error),
+            ChangeError::Problems(problems) => Self::saying(ErrorCode::InvalidRequest, &problems),
+            ChangeError::Database(error) => error.into(),
+            ChangeError::Egress(error) => error.into(),
+            ChangeError::Entropy(error) => Self::internal(error),
+            ChangeError::Guest(_) | ChangeError::GuestTimedOut(_) => Self::caused(
+                ErrorCode::NodeUnavailable,
+                "the sandbox did not take the secret's environment variable; try again",
+                error,
+            ),
+            ChangeError::BrokenOff(_) => Self::internal(error),
         }
     }
 }
@@ -140,6 +207,7 @@ impl From<CreateError> for ApiError {
             CreateError::Id(error) => error.into(),
             CreateError::Database(error) => error.into(),
             CreateError::Node(error) => error.into(),
+            CreateError::Egress(error) => error.into(),
             CreateError::Ended => Self::saying(ErrorCode::SandboxAlreadyTerminated, &error),
             CreateError::ShuttingDown => Self::saying(ErrorCode::NodeUnavailable, &error),
         }

@@ -1,9 +1,7 @@
 //! The server's way to one sandbox's guest agent, and which client speaks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tombolo_guest_proto::v1::agent_client::AgentClient;
 use tombolo_guest_proto::{Guarded, agent_client};
 use tombolo_ids::SandboxId;
@@ -12,6 +10,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::call::unix_channel;
 
 /// What one stream may hold in flight before the reader has taken it.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -27,15 +27,11 @@ const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 ///
 /// Must be called within a Tokio runtime.
 pub(crate) fn node_channel(socket: &Path) -> Channel {
-    let socket = PathBuf::from(socket);
-    Endpoint::from_static("http://node.tombolo.internal")
+    let endpoint = Endpoint::from_static("http://node.tombolo.internal")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        }))
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX);
+    unix_channel(&endpoint, socket)
 }
 
 /// The calls of the guest agent that one sandbox has.

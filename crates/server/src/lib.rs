@@ -7,13 +7,16 @@
 mod app;
 mod auth;
 mod body;
+mod call;
 mod clock;
 mod config;
 mod database;
+mod egress;
 mod error;
 mod follow;
 mod guest;
 mod native;
+mod network;
 mod node;
 mod openapi;
 mod registry;
@@ -26,6 +29,7 @@ mod serve;
 mod tests;
 mod token;
 mod trace;
+mod unread;
 mod websocket;
 
 pub use config::{Limits, ServerConfig};

@@ -1,6 +1,8 @@
 //! Tombolo's own endpoints: tokens and the server itself; richer listings are
-//! in `rows.rs`.
+//! in `rows.rs`, the network in `egress.rs` and `records.rs`.
 
+pub(crate) mod egress;
+pub(crate) mod records;
 mod rows;
 
 use std::sync::Arc;

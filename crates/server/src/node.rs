@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
 use tombolo_ids::{SandboxId, UnixMillis};
 use tombolo_node_proto::v1::node_client::NodeClient;
 use tombolo_node_proto::v1::{
@@ -12,8 +11,9 @@ use tombolo_node_proto::v1::{
     SandboxRef, SandboxState, SandboxUsageReply, SetDeadlineRequest,
 };
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
+use crate::call::{CallError, Caller, never};
 use crate::guest::node_channel;
 
 type Client = NodeClient<Channel>;
@@ -22,47 +22,15 @@ type Client = NodeClient<Channel>;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long taking a sandbox down may take.
 const DESTROY_TIMEOUT: Duration = Duration::from_mins(1);
-const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_millis(500);
 
 /// A call to the node failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NodeCallError {
-    #[error("the node cannot be reached (asked it to {operation})")]
-    Away {
-        operation: &'static str,
-        #[source]
-        source: Status,
-    },
-    #[error("the node did not {operation} in time")]
-    TimedOut {
-        operation: &'static str,
-        #[source]
-        source: tokio::time::error::Elapsed,
-    },
-    #[error("the node could not {operation}")]
-    Refused {
-        operation: &'static str,
-        #[source]
-        source: Status,
-    },
-}
-
-impl NodeCallError {
-    pub(crate) fn code(&self) -> Option<Code> {
-        match self {
-            Self::Refused { source, .. } => Some(source.code()),
-            Self::Away { .. } | Self::TimedOut { .. } => None,
-        }
-    }
-}
+pub(crate) type NodeCallError = CallError;
 
 /// Clones share one connection, which is made anew whenever it was lost.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeLink {
     channel: Channel,
-    /// How long a call waits for a node that is away.
-    wait: Duration,
+    caller: Caller,
     up: watch::Sender<bool>,
 }
 
@@ -71,7 +39,10 @@ impl NodeLink {
     pub(crate) fn new(socket: &Path, wait: Duration) -> Self {
         Self {
             channel: node_channel(socket),
-            wait,
+            caller: Caller {
+                peer: "the node",
+                wait,
+            },
             up: watch::Sender::new(false),
         }
     }
@@ -91,14 +62,16 @@ impl NodeLink {
     }
 
     /// One attempt: when the reply is lost, the caller must find out what
-    /// became of the sandbox.
+    /// became of the sandbox. A node that says itself that something is
+    /// unavailable is there: it means its egress process.
     pub(crate) async fn create(
         &self,
         request: CreateSandboxRequest,
         limit: Duration,
     ) -> Result<CreateSandboxReply, NodeCallError> {
         let call = |mut client: Client| async move { client.create_sandbox(request).await };
-        self.attempt("create a sandbox", limit, call).await
+        let created = self.attempt("create a sandbox", limit, call).await;
+        created.map_err(NodeCallError::or_its_own_words)
     }
 
     pub(crate) async fn destroy(&self, id: &SandboxId) -> Result<(), NodeCallError> {
@@ -161,19 +134,8 @@ impl NodeLink {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let give_up = Instant::now() + self.wait;
-        let mut pause = RETRY_FIRST;
-        loop {
-            let failed = match self.attempt(operation, limit, &call).await {
-                Err(failed @ NodeCallError::Away { .. }) => failed,
-                done => return done,
-            };
-            if Instant::now() + pause >= give_up {
-                return Err(failed);
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
-        }
+        let call = || call(NodeClient::new(self.channel.clone()));
+        self.caller.repeat(operation, limit, never, call).await
     }
 
     async fn attempt<T, F>(
@@ -185,13 +147,8 @@ impl NodeLink {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let client = NodeClient::new(self.channel.clone());
-        match timeout(limit, call(client)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(source)) if is_away(&source) => Err(NodeCallError::Away { operation, source }),
-            Ok(Err(source)) => Err(NodeCallError::Refused { operation, source }),
-            Err(source) => Err(NodeCallError::TimedOut { operation, source }),
-        }
+        let call = || call(NodeClient::new(self.channel.clone()));
+        self.caller.attempt(operation, limit, call).await
     }
 }
 
@@ -199,10 +156,4 @@ fn sandbox_ref(id: &SandboxId) -> SandboxRef {
     SandboxRef {
         sandbox_id: id.to_string(),
     }
-}
-
-/// A node that stops in the middle of a call shows as a broken connection,
-/// which has a cause; a status the node sent has none.
-fn is_away(status: &Status) -> bool {
-    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }

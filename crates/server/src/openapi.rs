@@ -7,6 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi};
 
 pub(crate) const SANDBOXES_TAG: &str = "sandboxes";
+pub(crate) const EGRESS_TAG: &str = "egress";
 pub(crate) const TOKENS_TAG: &str = "tokens";
 pub(crate) const SERVER_TAG: &str = "server";
 /// What every answer that is no success means.
@@ -25,6 +26,7 @@ pub(crate) const REFUSED: &str = "Refused: the code is for programs, the message
     components(schemas(NewSandbox)),
     tags(
         (name = SANDBOXES_TAG, description = "Create, list, extend and end sandboxes"),
+        (name = EGRESS_TAG, description = "What sandboxes may reach, their secrets, and what they sent"),
         (name = TOKENS_TAG, description = "Tokens of organisations"),
         (name = SERVER_TAG, description = "The server itself"),
     ),
@@ -86,6 +88,15 @@ pub(crate) struct RowsParameters {
     /// `fresh` measures those that run before it answers.
     #[param(inline)]
     usage: Option<Usage>,
+}
+
+/// The query of the records.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `native::records` reads")]
+pub(crate) struct RecordsParameters {
+    /// Records of this sandbox only.
+    sandbox: Option<String>,
 }
 
 /// Whether to measure first.
@@ -154,6 +165,6 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{method} {path}");
             }
         }
-        assert_eq!(names.len(), 13);
+        assert_eq!(names.len(), 23);
     }
 }

@@ -15,10 +15,11 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::Member;
-use crate::body::BODY_LEN_MAX;
+use crate::body::{BODY_LEN_MAX, LONG_BODY_LEN_MAX};
 use crate::error::ApiError;
+use crate::native::{egress, records};
 use crate::openapi::Document;
-use crate::{native, sandboxes, trace, websocket};
+use crate::{native, sandboxes, trace, unread, websocket};
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     let (routes, _document) = described().split_for_parts();
@@ -26,6 +27,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(unknown_address)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .layer(from_fn(unread::read_to_end))
         .layer(from_fn(trace::trace))
         .with_state(app)
 }
@@ -40,10 +42,25 @@ pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sandboxes::list_v3))
         .routes(routes!(sandboxes::list_v2))
         .routes(routes!(native::list_sandboxes))
+        .merge(egress())
         .routes(routes!(native::list_tokens, native::create_token))
         .routes(routes!(native::revoke_token))
         .routes(routes!(native::info))
         .routes(routes!(native::health))
+}
+
+/// The network of sandboxes. Policies are longer than other bodies.
+fn egress() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(egress::get_policy, egress::replace_policy))
+        .routes(routes!(egress::replace_allow_net))
+        .routes(routes!(egress::list_secrets))
+        .routes(routes!(egress::put_secret, egress::revoke_secret))
+        .routes(routes!(egress::explain))
+        .routes(routes!(egress::stats))
+        .routes(routes!(records::records))
+        .routes(routes!(egress::metrics))
+        .layer(DefaultBodyLimit::max(LONG_BODY_LEN_MAX))
 }
 
 /// What the official clients know and this version does not do.

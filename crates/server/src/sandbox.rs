@@ -100,6 +100,8 @@ struct Shared {
     meter: tokio::sync::Mutex<Meter>,
     /// One extension at a time, so that the node hears of them in order.
     extending: tokio::sync::Mutex<()>,
+    /// One change of the network at a time, each on top of the one before.
+    networking: tokio::sync::Mutex<()>,
 }
 
 impl SandboxHandle {
@@ -117,6 +119,16 @@ impl SandboxHandle {
 
     pub(crate) fn meter(&self) -> &tokio::sync::Mutex<Meter> {
         &self.shared.meter
+    }
+
+    /// To be held while the network is changed.
+    pub(crate) fn networking(&self) -> &tokio::sync::Mutex<()> {
+        &self.shared.networking
+    }
+
+    /// Fires when nothing is left of the sandbox.
+    pub(crate) fn stopped(&self) -> &CancellationToken {
+        &self.shared.stopped
     }
 
     pub(crate) async fn connect(&self) -> Result<Connection, ConnectError> {

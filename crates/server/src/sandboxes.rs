@@ -32,18 +32,25 @@ pub(crate) async fn find_running(
     member: &Member,
     id: &str,
 ) -> Result<SandboxHandle, ApiError> {
+    find_seen(app, &Principal::Member(member.clone()), id).await
+}
+
+/// A sandbox that is there for whoever asks, and that this server looks after.
+pub(crate) async fn find_seen(
+    app: &App,
+    principal: &Principal,
+    id: &str,
+) -> Result<SandboxHandle, ApiError> {
     let id: SandboxId = id.parse().ok().ok_or_else(ApiError::sandbox_not_found)?;
     if let Some(handle) = app.registry.get(&id) {
-        return if *handle.organisation() == member.organisation {
+        return if principal.sees(handle.organisation()) {
             Ok(handle)
         } else {
             Err(ApiError::sandbox_not_found())
         };
     }
     match app.database.sandbox(&id).await? {
-        Some(record) if record.organisation == member.organisation => {
-            Err(ApiError::sandbox_ended())
-        }
+        Some(record) if principal.sees(&record.organisation) => Err(ApiError::sandbox_ended()),
         _ => Err(ApiError::sandbox_not_found()),
     }
 }

@@ -19,6 +19,7 @@ use tombolo_diag::log_limited;
 use crate::app::App;
 use crate::config::ServerConfig;
 use crate::database::{Database, OpenDatabaseError, QueryError};
+use crate::egress::EgressLink;
 use crate::follow::{follow_node, measure_usage};
 use crate::node::NodeLink;
 use crate::registry::Registry;
@@ -99,6 +100,10 @@ impl Server {
         let seed = getrandom::u64().map_err(ServeError::Entropy)?;
         let app = Arc::new(App {
             node: NodeLink::new(&config.node_socket, config.limits.node_wait),
+            egress: config
+                .egress_socket
+                .as_deref()
+                .map(|socket| EgressLink::new(socket, config.limits.node_wait)),
             database,
             registry: Registry::default(),
             stream_ids: Arc::new(StreamIds::new(seed)),

@@ -1,11 +1,14 @@
-//! Tests of a whole server against a fake node, through its sockets, as
+//! Tests of a whole server against a fake node and egress process, through its sockets, as
 //! clients use it.
 
 mod accounts;
 mod creating;
+mod egress;
 mod harness;
 mod hostile;
+mod leaks;
 mod lifetimes;
 mod listing;
+mod networks;
 mod recovery;
 mod routing;

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use tombolo_api::config::CreateConfig;
 use tombolo_api::error::{ErrorBody, ErrorCode};
-use tombolo_api::{CONFIG_HEADER, CREATE_PATH, SANDBOX_ID_HEADER};
+use tombolo_api::{CONFIG_HEADER, CREATE_PATH, SANDBOX_ID_HEADER, WARNING_HEADER};
 use tombolo_lifecycle::{SandboxPlan, SandboxRequest};
 
 use crate::app::App;
@@ -19,10 +19,14 @@ use crate::auth::Member;
 use crate::clock;
 use crate::error::ApiError;
 use crate::guest::Dialect;
+use crate::network::{NetworkPlan, NetworkRequest};
 use crate::openapi::{REFUSED, SANDBOXES_TAG};
 use crate::rpc::{self, NoUpgrade, RpcLimits, RpcSession};
 use crate::sandbox::{self, Connection};
 use crate::sandboxes::find_running;
+
+/// Warnings that a client is told.
+const WARNINGS_MAX: usize = 8;
 
 type Upgrade = Result<rpc::Upgrade, NoUpgrade>;
 
@@ -44,7 +48,10 @@ type Upgrade = Result<rpc::Upgrade, NoUpgrade>;
         (
             status = 101,
             description = "The sandbox runs",
-            headers(("x-deno-sandbox-id" = String, description = "The sandbox's id")),
+            headers(
+                ("x-deno-sandbox-id" = String, description = "The sandbox's id"),
+                ("x-tombolo-warning" = String, description = "What is valid in its policy and probably not meant; may be repeated"),
+            ),
         ),
         (status = "default", description = REFUSED, body = ErrorBody),
     ),
@@ -58,10 +65,41 @@ pub(crate) async fn create(
     let upgrade = upgraded(upgrade)?;
     let config = decode_config(&headers)?;
     refuse_what_is_not_built(&config)?;
-    let plan = SandboxPlan::new(request(config), &app.config.bounds(), clock::now())
-        .map_err(|error| ApiError::saying(ErrorCode::InvalidConfig, &error))?;
-    let connection = sandbox::create(&app, &member.organisation, plan).await?;
-    Ok(answer(&app, upgrade, &headers, connection))
+    let (plan, network) = plans(&app, config)?;
+    let (connection, warnings) = sandbox::create(&app, &member.organisation, plan, network).await?;
+    let mut response = answer(&app, upgrade, &headers, connection);
+    for warning in warnings.iter().take(WARNINGS_MAX) {
+        // What is no text of a header was logged when the sandbox was created.
+        if let Ok(warning) = HeaderValue::from_str(warning) {
+            response.headers_mut().append(WARNING_HEADER, warning);
+        }
+    }
+    Ok(response)
+}
+
+/// What will be created. Everything is looked at before anything is refused.
+fn plans(app: &App, config: CreateConfig) -> Result<(SandboxPlan, Option<NetworkPlan>), ApiError> {
+    let (mut sandbox, network) = requests(config);
+    let network = match &app.egress {
+        Some(_) => Some(network.plan(&mut sandbox.env)),
+        None if network.asks_for_network() => {
+            return Err(ApiError::not_built(
+                "the network (allowNet, allow_net), secrets and egress_policy: this server was \
+                 started without an egress process, leave them out or pass an empty list",
+            ));
+        }
+        None => None,
+    };
+    let plan = SandboxPlan::new(sandbox, &app.config.bounds(), clock::now());
+    match (plan, network.transpose()) {
+        (Ok(plan), Ok(network)) => Ok((plan, network)),
+        (Ok(_), Err(error)) => Err(error.into()),
+        (Err(error), Ok(_)) => Err(ApiError::saying(ErrorCode::InvalidConfig, &error)),
+        (Err(first), Err(second)) => Err(ApiError::new(
+            ErrorCode::InvalidConfig,
+            format!("{first}; {second}"),
+        )),
+    }
 }
 
 /// Connect to a sandbox (WebSocket)
@@ -113,15 +151,6 @@ fn decode_config(headers: &HeaderMap) -> Result<CreateConfig, ApiError> {
 /// Nothing that is asked for is ever ignored.
 fn refuse_what_is_not_built(config: &CreateConfig) -> Result<(), ApiError> {
     let asked = [
-        (
-            config
-                .allow_net
-                .as_ref()
-                .is_some_and(|hosts| !hosts.is_empty()),
-            "network access (allowNet, allow_net): sandboxes have no network, leave it out or \
-             pass an empty list",
-        ),
-        (!config.secrets.is_empty(), "secrets"),
         (!config.volumes.is_empty(), "volumes"),
         (config.root.is_some(), "a root volume or snapshot (root)"),
         (config.ssh, "SSH (ssh)"),
@@ -135,15 +164,21 @@ fn refuse_what_is_not_built(config: &CreateConfig) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn request(config: CreateConfig) -> SandboxRequest {
-    SandboxRequest {
+fn requests(config: CreateConfig) -> (SandboxRequest, NetworkRequest) {
+    let sandbox = SandboxRequest {
         memory_mib: config.memory_mib,
         timeout: config.timeout,
         stop_at: config.stop_at,
         labels: config.labels,
         env: config.env,
         region: config.region,
-    }
+    };
+    let network = NetworkRequest {
+        allow_net: config.allow_net,
+        secrets: config.secrets,
+        policy: config.egress_policy,
+    };
+    (sandbox, network)
 }
 
 /// Answers the handshake and serves the connection in a task of its own. A

@@ -57,7 +57,9 @@ impl Chroot {
         let work = || {
             self.mount_all()?;
             prepare(&self.root)?;
-            let inside = command(Command::new("chroot").arg(&self.root));
+            // The mounts end with the last that uses them, so it must not stay.
+            let command_line = Command::new("setpriv").args(["--pdeathsig", "KILL", "chroot"]);
+            let inside = command(command_line.arg(&self.root));
             Ok(inside.run_with_lines_blocking(on_line)?)
         };
         std::thread::scope(|scope| match scope.spawn(work).join() {

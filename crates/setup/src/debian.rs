@@ -60,9 +60,13 @@ impl Debian {
     fn mmdebstrap(&self, variant: &str, packages: &[&str], target: &Path) -> Command {
         // It mounts file systems below its target. In a namespace of their own
         // they go with the process, however it ends, and a leftover directory
-        // can be removed.
-        let command = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "mmdebstrap"])
+        // can be removed. The processes it starts are in one too, and end with
+        // this one, also when this one is killed: the next run may begin at once.
+        let command = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare"])
+            .args(["--mount", "--propagation", "private"])
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg("mmdebstrap")
             .args(["--mode=root", "--format=directory"])
             .arg(format!("--variant={variant}"))
             .arg(format!("--include={}", packages.join(",")))

@@ -1,6 +1,8 @@
 //! What this machine can do, requirement by requirement, and the mend for
 //! what it cannot.
 
+mod network;
+
 use std::{path::Path, time::SystemTime};
 
 use serde::Serialize;
@@ -39,7 +41,6 @@ pub enum State {
 }
 
 const KVM: &str = "/dev/kvm";
-const TUN: &str = "/dev/net/tun";
 const CGROUP: &str = "/sys/fs/cgroup";
 const NEEDED_CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 const NAMESPACES: [&str; 5] = ["ipc", "mnt", "net", "pid", "user"];
@@ -50,7 +51,7 @@ const DISK_MIN_MIB: u64 = 4_000;
 /// Signatures of packages are not valid before they were made.
 const CLOCK_MIN_UNIX_S: u64 = 1_735_689_600;
 
-/// Examines this machine. Changes nothing and needs no rights.
+/// Examines this machine. Changes nothing, and needs rights for what is tried only.
 pub fn examine(options: &SetupOptions) -> Vec<Requirement> {
     let mut all = vec![
         processor(),
@@ -64,9 +65,8 @@ pub fn examine(options: &SetupOptions) -> Vec<Requirement> {
         disk(options),
         mmdebstrap(),
         keyring(),
-        nft(),
-        tun(),
     ];
+    all.extend(network::examine());
     all.extend(artefacts(options));
     all
 }
@@ -244,14 +244,7 @@ fn keyring() -> Requirement {
     )
 }
 
-fn nft() -> Requirement {
-    let found = debian::nft_path();
-    package("nft", "Packet rules", found.as_deref(), "nftables")
-}
-
-/// A host package that set-up installs by itself where it can, and without
-/// which something still works: only unpacking needs the first two, and only
-/// sandboxes with a network the third.
+/// A host package that set-up installs by itself where it can.
 fn package(
     id: &'static str,
     title: &'static str,
@@ -264,19 +257,6 @@ fn package(
     };
     let mend = format!("apt-get install {package}");
     Requirement::ok(id, title, detail).or_warning(found.is_some(), mend)
-}
-
-fn tun() -> Requirement {
-    let met = Path::new(TUN).exists();
-    let detail = if met {
-        format!("{TUN} is there")
-    } else {
-        format!("{TUN} is not there")
-    };
-    Requirement::ok("tun", "Virtual network devices", detail).or_warning(
-        met,
-        "modprobe tun; sandboxes without a network do not need it",
-    )
 }
 
 fn artefacts(options: &SetupOptions) -> Vec<Requirement> {

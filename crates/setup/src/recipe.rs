@@ -7,13 +7,14 @@ use sha2::{Digest, Sha256};
 pub(crate) const SUITE: &str = "trixie";
 
 /// QEMU, the tools that make images, and the guest kernel.
-pub(crate) const ENGINE_PACKAGES: [&str; 6] = [
+pub(crate) const ENGINE_PACKAGES: [&str; 7] = [
     "qemu-system-x86",
     "qemu-utils",
     "seabios",
     "linux-image-cloud-amd64",
     "e2fsprogs",
     "kmod",
+    "nftables",
 ];
 
 /// Where a jail finds what it needs inside the engine root. They are empty in

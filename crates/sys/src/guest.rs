@@ -3,6 +3,7 @@
 //! programs: nothing here panics, and every failure is an errno.
 
 pub mod entropy;
+pub mod filesystem;
 pub mod identity;
 pub mod network;
 pub mod readiness;

@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::agent::FakeAgent;
+use crate::egress::{EgressShared, FakeEgress};
 use crate::service::{GuestService, NodeService};
 
 /// The windows of a real node: smaller ones bound how many small messages may
@@ -57,11 +58,18 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<SandboxEnded>,
     pub(crate) behaviour: watch::Sender<CreateBehaviour>,
     pub(crate) watchers: watch::Sender<usize>,
+    /// Who carries the network of sandboxes, if anybody does.
+    pub(crate) egress: Mutex<Option<Arc<EgressShared>>>,
     /// Memory is granted in multiples of this.
     pub(crate) memory_step_mib: watch::Sender<u32>,
 }
 
 impl Shared {
+    pub(crate) fn egress(&self) -> Option<Arc<EgressShared>> {
+        let egress = self.egress.lock();
+        egress.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Sandbox>> {
         self.sandboxes
             .lock()
@@ -209,6 +217,16 @@ impl FakeNode {
         self.shared.behaviour.send_replace(behaviour);
     }
 
+    /// From now on the network of new sandboxes is carried by this process.
+    pub fn attach_to(&self, egress: &FakeEgress) {
+        let mut carrier = self
+            .shared
+            .egress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *carrier = Some(egress.shared());
+    }
+
     /// Rounds the memory of new sandboxes up to a multiple of this.
     pub fn set_memory_step(&self, step_mib: u32) {
         self.shared.memory_step_mib.send_replace(step_mib.max(1));
@@ -228,6 +246,9 @@ impl FakeNode {
     /// Forgets a sandbox without a word.
     pub fn lose(&self, id: &str) {
         self.shared.sandboxes().remove(id);
+        if let Some(egress) = self.shared.egress() {
+            egress.detach(id);
+        }
     }
 
     /// A sandbox ends by itself.
@@ -276,6 +297,7 @@ fn new_shared() -> Arc<Shared> {
         events: broadcast::Sender::new(EVENTS_MAX),
         behaviour: watch::Sender::new(CreateBehaviour::Succeed),
         watchers: watch::Sender::new(0),
+        egress: Mutex::default(),
         memory_step_mib: watch::Sender::new(1),
     })
 }

@@ -77,6 +77,11 @@ impl Node for NodeService {
         if sandboxes.contains_key(&request.sandbox_id) {
             return Err(Status::already_exists(request.sandbox_id));
         }
+        let warnings = match (&request.network, self.shared.egress()) {
+            (None, _) => Vec::new(),
+            (Some(network), Some(egress)) => egress.attach(&request.sandbox_id, network.clone())?,
+            (Some(_), None) => return Err(Status::unavailable("no egress process")),
+        };
         let step = *self.shared.memory_step_mib.borrow();
         request.memory_mib = request.memory_mib.next_multiple_of(step);
         let memory_mib = request.memory_mib;
@@ -85,6 +90,7 @@ impl Node for NodeService {
             isolation: "emulated".to_owned(),
             from_pool: false,
             memory_mib,
+            warnings,
         }))
     }
 
@@ -94,6 +100,9 @@ impl Node for NodeService {
     ) -> Result<Response<Empty>, Status> {
         let id = request.into_inner().sandbox_id;
         self.shared.sandboxes().remove(&id);
+        if let Some(egress) = self.shared.egress() {
+            egress.detach(&id);
+        }
         Ok(Response::new(Empty {}))
     }
 
@@ -351,6 +360,7 @@ agent_service! {
         prewarm(PrewarmRequest) -> guest::Empty;
         configure_network(ConfigureNetworkRequest) -> guest::Empty;
         usage(Empty) -> guest::UsageReply;
+        close_output(CloseOutputRequest) -> guest::Empty;
         resize_pty(ResizePtyRequest) -> guest::Empty;
         list_processes(Empty) -> guest::ListProcessesReply;
         read_dir(PathRequest) -> Self::ReadDirStream;

@@ -22,12 +22,26 @@ pub(super) const TEST_PROGRAM: &str = "/host/engine";
 pub(super) const START_SCRIPT: &str = "/start";
 pub(super) const MODULES_DIR: &str = "/modules";
 
-/// The modules behind `/dev/kvm`, in loading order, and where the kernel's
-/// package has them.
-pub(super) const MODULES: [(&str, &str); 3] = [
+/// The modules behind `/dev/kvm`, and those a slot's tap and packet rules use,
+/// in loading order, and where the kernel's package has them.
+pub(super) const MODULES: [(&str, &str); 17] = [
     ("irqbypass", "virt/lib"),
     ("kvm", "arch/x86/kvm"),
     ("kvm-amd", "arch/x86/kvm"),
+    ("tun", "drivers/net"),
+    ("libcrc32c", "lib"),
+    ("nfnetlink", "net/netfilter"),
+    ("nf_tables", "net/netfilter"),
+    ("nf_defrag_ipv4", "net/ipv4/netfilter"),
+    ("nf_defrag_ipv6", "net/ipv6/netfilter"),
+    ("nf_tproxy_ipv4", "net/ipv4/netfilter"),
+    ("nf_tproxy_ipv6", "net/ipv6/netfilter"),
+    ("nft_tproxy", "net/netfilter"),
+    ("nf_reject_ipv4", "net/ipv4/netfilter"),
+    ("nf_reject_ipv6", "net/ipv6/netfilter"),
+    ("nft_reject", "net/netfilter"),
+    ("nft_reject_inet", "net/netfilter"),
+    ("nft_limit", "net/netfilter"),
 ];
 
 const HOST_SHELL: &str = "/bin/bash";

@@ -14,20 +14,24 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 22] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("ids", &[]),
     ("diag", &[]),
+    ("fuzz", &[]),
     ("proc", &[]),
     ("secret", &[]),
     ("sys", &[]),
-    ("api", &["ids"]),
+    ("api", &["ids", "secret"]),
     ("guest-proto", &["ids"]),
     ("node-proto", &["ids"]),
     ("lifecycle", &["ids"]),
     ("substitute", &["secret"]),
     ("policy", &[]),
     ("setup", &["ids", "proc", "sys"]),
-    ("host", &["diag", "guest-proto", "ids", "proc", "sys"]),
+    (
+        "host",
+        &["diag", "guest-proto", "ids", "net", "proc", "sys"],
+    ),
     ("net", &["ids", "proc", "sys"]),
     (
         "server",
@@ -38,6 +42,8 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "ids",
             "lifecycle",
             "node-proto",
+            "policy",
+            "secret",
         ],
     ),
     (
@@ -48,6 +54,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "host",
             "ids",
             "lifecycle",
+            "net",
             "node-proto",
         ],
     ),
@@ -65,13 +72,20 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("agent", &["diag", "guest-proto", "ids", "proc", "sys"]),
     (
         "cli",
-        &["api", "diag", "ids", "node", "proc", "server", "setup"],
+        &[
+            "api", "diag", "egress", "ids", "node", "policy", "proc", "secret", "server", "setup",
+        ],
     ),
     (
         "testkit",
-        &["api", "guest-proto", "ids", "node-proto", "proc"],
+        &["api", "guest-proto", "ids", "node-proto", "proc", "secret"],
     ),
     ("e2e", &["api", "ids", "proc", "testkit"]),
+    ("attacks", &["api", "e2e", "proc"]),
+    (
+        "egress-bench",
+        &["ids", "net", "node-proto", "proc", "secret"],
+    ),
     ("xtask", &["proc"]),
 ];
 
@@ -120,7 +134,7 @@ const UNREACHABLE: [(&str, &[&str], &str); 8] = [
 ];
 
 /// Crates that only tests may depend on.
-const TESTS_ONLY: [(&str, &[&str]); 1] = [("testkit", &["e2e"])];
+const TESTS_ONLY: [(&str, &[&str]); 2] = [("testkit", &["e2e"]), ("fuzz", &[])];
 
 const MEND_EDGE: &str = "move the code to the layer it belongs to; a new edge is a decision for ARCHITECTURE.md and this table";
 const MEND_LINTS: &str = "add `[lints]` with `workspace = true` to the manifest";

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::Notify;
-use tombolo_guest_proto::CHUNK_LEN_MAX;
+use tombolo_guest_proto::{CHUNK_LEN_MAX, v1};
 use tombolo_sys::guest::readiness::Readiness;
 
 use super::Process;
@@ -223,8 +223,17 @@ impl OutputReader {
     }
 }
 
+impl From<v1::OutputStream> for Stream {
+    fn from(stream: v1::OutputStream) -> Self {
+        match stream {
+            v1::OutputStream::OutputStdout => Self::Stdout,
+            v1::OutputStream::OutputStderr => Self::Stderr,
+        }
+    }
+}
+
 impl Stream {
-    fn of(self, process: &Process) -> Option<&Output> {
+    pub(super) fn of(self, process: &Process) -> Option<&Output> {
         match self {
             Self::Stdout => process.streams.stdout.as_ref(),
             Self::Stderr => process.streams.stderr.as_ref(),

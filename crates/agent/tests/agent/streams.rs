@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1::{
-    InputChunk, OutputChunk, OutputRequest, OutputStream, SpawnRequest, Stdio,
+    CloseOutputRequest, InputChunk, OutputChunk, OutputRequest, OutputStream, SpawnRequest, Stdio,
 };
 use tonic::{Status, Streaming};
 
@@ -155,6 +155,55 @@ async fn a_second_reader_takes_over() {
     within(feeding).await.unwrap().unwrap();
     assert_eq!(next(&mut second).await, None);
     assert_eq!(guest.wait(pid).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_process_whose_output_is_closed_is_told() {
+    const SIGPIPE: i32 = 13;
+    let guest = Guest::start().await;
+    let streams = [
+        (OutputStream::OutputStdout, "exec yes"),
+        (OutputStream::OutputStderr, "exec yes >&2"),
+    ];
+    for (stream, script) in streams {
+        // With a reader that is under way, and with none so far.
+        for is_read in [true, false] {
+            let request = SpawnRequest {
+                stderr: Stdio::Piped.into(),
+                ..piped(shell(script))
+            };
+            let pid = guest.spawn(request).await.unwrap();
+            let mut client = guest.client.clone();
+            let mut reader = None;
+            if is_read {
+                let request = OutputRequest {
+                    pid,
+                    stream: stream.into(),
+                    offset: 0,
+                };
+                let mut output = within(client.output(request)).await.unwrap().into_inner();
+                next(&mut output).await.unwrap();
+                reader = Some(output);
+            }
+            let close = CloseOutputRequest {
+                pid,
+                stream: stream.into(),
+            };
+            within(client.close_output(close)).await.unwrap();
+            assert_eq!(guest.wait(pid).await.signal, SIGPIPE, "{script}, {is_read}");
+            match reader {
+                Some(mut output) => while next(&mut output).await.is_some() {},
+                None => assert!(guest.read_all(pid, stream).await.is_empty()),
+            }
+            within(client.close_output(close)).await.unwrap();
+        }
+    }
+    let close = CloseOutputRequest {
+        pid: i32::MAX,
+        stream: OutputStream::OutputStdout.into(),
+    };
+    let unknown = within(guest.client.clone().close_output(close)).await;
+    assert_eq!(errno(&unknown), Errno::SRCH.raw_os_error());
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_guest_proto::v1::{
-    InputChunk, OutputRequest, OutputStream, ResizePtyRequest, SpawnRequest, WindowSize,
+    CloseOutputRequest, InputChunk, OutputRequest, OutputStream, ResizePtyRequest, SpawnRequest,
+    WindowSize,
 };
 
 use crate::support::{Guest, command, errno, shell, within};
@@ -31,6 +32,29 @@ async fn a_terminal_is_one() {
     assert_eq!(output, expected);
     let nothing = guest.read_all(pid, OutputStream::OutputStderr).await;
     assert!(nothing.is_empty());
+    assert_eq!(guest.wait(pid).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_terminal_is_not_closed() {
+    let guest = Guest::start().await;
+    let script = "stty -echo; echo ready; read line; echo $line";
+    let pid = guest.spawn(on_terminal(shell(script))).await.unwrap();
+    let close = CloseOutputRequest {
+        pid,
+        stream: OutputStream::OutputStdout.into(),
+    };
+    let mut client = guest.client.clone();
+    within(client.close_output(close)).await.unwrap();
+    let line = InputChunk {
+        pid,
+        data: Bytes::from_static(b"on\n"),
+    };
+    within(client.input(tokio_stream::iter([line])))
+        .await
+        .unwrap();
+    let output = guest.read_all(pid, OutputStream::OutputStdout).await;
+    assert!(output.ends_with(b"on\r\n"), "{output:?}");
     assert_eq!(guest.wait(pid).await.code, 0);
 }
 

@@ -104,6 +104,10 @@ fn what_is_wrong_is_named() {
             r#"{"secrets":{"K":"real"}}"#,
             r#""secrets" is not an object"#,
         ),
+        (
+            r#"{"secrets":{"K":{"hosts":["a"],"value":"x","slots":[]}}}"#,
+            r#""secrets" is not an object"#,
+        ),
         (r#"{"ssh":1}"#, r#""ssh" is not true or false"#),
         (r#"{"colour":1}"#, r#"unknown key "colour""#),
         ("[]", "not a JSON object"),
@@ -132,6 +136,8 @@ fn secrets_are_never_quoted() {
         r#"["real"]"#,
         r#""real""#,
         r#"{"secrets":"real"}"#,
+        r#"{"secrets":{"K":{"hosts":["a"],"value":"real\n"}}}"#,
+        r#"{"secrets":{"K":{"hosts":["a"],"value":"x","in":["real"]}}}"#,
     ];
     for json in spoilt {
         let shown = match decode(json) {
@@ -151,12 +157,41 @@ fn our_own_request_is_understood() {
         memory_mb: Some(2048),
         stop_at_ms: Some(UnixMillis(7)),
         env: BTreeMap::from([("A".to_owned(), "ü".to_owned())]),
+        allow_net: Some(vec!["a.example".to_owned()]),
+        secrets: BTreeMap::from([(
+            "K".to_owned(),
+            NewSecret {
+                hosts: vec!["b.example".to_owned()],
+                value: SecretValue::new("real".to_owned()).unwrap(),
+            },
+        )]),
+        egress_policy: Some(serde_json::json!({ "version": 1 })),
         ..NewSandbox::default()
     };
+    assert!(!format!("{request:?}").contains("real"));
     let config = CreateConfig::decode_header(request.to_header().unwrap().as_bytes()).unwrap();
     assert_eq!(config.memory_mib, Some(2048));
     assert_eq!(config.stop_at, Some(UnixMillis(7)));
     assert_eq!(config.env, request.env);
+    assert_eq!(config.allow_net, request.allow_net);
+    assert_eq!(config.egress_policy, request.egress_policy);
+    let secret = &config.secrets["K"];
+    assert_eq!(secret.hosts, ["b.example"]);
+    assert_eq!(secret.value.as_ref().unwrap().expose(), "real");
+}
+
+#[test]
+fn a_value_that_can_be_none_is_kept_as_that() {
+    let json =
+        r#"{"secrets":{"A":{"hosts":["a"],"value":""},"B":{"value":"x\r"},"C":{"value":"x"}}}"#;
+    let config = decode(json).unwrap();
+    let good: Vec<bool> = config
+        .secrets
+        .values()
+        .map(|spec| spec.value.is_ok())
+        .collect();
+    assert_eq!(good, [false, false, true]);
+    assert!(config.secrets["C"].hosts.is_empty());
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 
 use crate::client::process::{SpawnOptions, Stdin, WaitResult};
-use crate::client::{Connection, CreateConfig, RestClient};
+use crate::client::{Connection, NewSandbox, RestClient};
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::wire;
 
@@ -71,7 +71,7 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) async fn sandbox(&self) -> Outcome<Connection> {
-        let config = CreateConfig::default();
+        let config = NewSandbox::default();
         Connection::create(self.client.endpoint(), self.client.token(), &config)
             .await
             .map_err(wire::not_connected)

@@ -5,8 +5,19 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{RunAs, Settings};
+use crate::config::{EgressSettings, RunAs, Settings};
 use crate::state::StateDir;
+
+/// How to run the egress proxy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct EgressLaunch {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) control: PathBuf,
+    /// The user that may use `control`, besides root.
+    pub(crate) control_uid: u32,
+    pub(crate) descriptors: PathBuf,
+    pub(crate) settings: EgressSettings,
+}
 
 /// How to run the public server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -14,6 +25,7 @@ pub(crate) struct ServerLaunch {
     pub(crate) run_as: RunAs,
     pub(crate) listen: SocketAddr,
     pub(crate) node_socket: PathBuf,
+    pub(crate) egress_socket: PathBuf,
     pub(crate) database: PathBuf,
     /// The server knows the admin token by its hash only, in hexadecimal.
     pub(crate) admin_token_hash: String,
@@ -25,7 +37,21 @@ pub(crate) struct ServerLaunch {
 pub(crate) struct NodeLaunch {
     pub(crate) state_dir: PathBuf,
     pub(crate) socket: PathBuf,
+    pub(crate) egress_control: PathBuf,
+    pub(crate) egress_descriptors: PathBuf,
     pub(crate) settings: Settings,
+}
+
+impl EgressLaunch {
+    pub(crate) fn new(state: &StateDir, settings: &Settings) -> Self {
+        Self {
+            state_dir: state.egress_dir(),
+            control: state.egress_control_socket(),
+            control_uid: settings.run_as.uid,
+            descriptors: state.egress_descriptor_socket(),
+            settings: settings.egress.clone(),
+        }
+    }
 }
 
 impl ServerLaunch {
@@ -34,6 +60,7 @@ impl ServerLaunch {
             run_as: settings.run_as,
             listen: settings.listen,
             node_socket: state.node_socket(),
+            egress_socket: state.egress_control_socket(),
             database: state.database_file(),
             admin_token_hash,
             settings: settings.clone(),
@@ -46,6 +73,8 @@ impl NodeLaunch {
         Self {
             state_dir: state.root().to_owned(),
             socket: state.node_socket(),
+            egress_control: state.egress_control_socket(),
+            egress_descriptors: state.egress_descriptor_socket(),
             settings: settings.clone(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo_node::{IsolationChoice, NodeConfig, NodeError};
+use tombolo_node::{EgressSockets, IsolationChoice, NodeConfig, NodeError};
 
 use super::NodeLaunch;
 use crate::config::{Isolation, Settings};
@@ -48,6 +48,11 @@ fn config(launch: NodeLaunch) -> NodeConfig {
         pool_size: settings.pool_size,
         default_memory_mib: settings.default_memory_mib,
         vcpu_count: settings.vcpu_count,
+        disk_gib: settings.disk_gib,
         sandbox_limit: settings.sandbox_limit,
+        egress: Some(EgressSockets {
+            control: launch.egress_control,
+            descriptors: launch.egress_descriptors,
+        }),
     }
 }

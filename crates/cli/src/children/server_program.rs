@@ -17,6 +17,7 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(SocketAddr)) ->
         listen: launch.listen,
         base_url: None,
         node_socket: launch.node_socket,
+        egress_socket: Some(launch.egress_socket),
         database: launch.database,
         admin_token: Some(launch.admin_token_hash.parse()?),
         region: Region::DEFAULT,
@@ -34,18 +35,19 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(SocketAddr)) ->
 
 fn limits(settings: &Settings) -> Limits {
     let sandboxes_max = u32::try_from(settings.sandbox_limit).unwrap_or(u32::MAX);
+    let disk_bytes = u64::from(settings.disk_gib) << 30;
     Limits {
         memory_min: MemoryMib(settings.memory_mib_min),
         memory_max: MemoryMib(settings.memory_mib_max),
         memory_default: MemoryMib(settings.default_memory_mib),
-        disk: DiskBytes(settings.disk_bytes),
+        disk: DiskBytes(disk_bytes),
         lifetime_max: settings.lifetime_max,
         grace: settings.session_grace,
         sandboxes_max,
         memory_total_mib_max: settings.memory_limit_mib,
         // Disks take room only for what is written, so their number is bound
         // enough.
-        disk_total_bytes_max: settings.disk_bytes.saturating_mul(sandboxes_max.into()),
+        disk_total_bytes_max: disk_bytes.saturating_mul(sandboxes_max.into()),
         ..Limits::STANDARD
     }
 }

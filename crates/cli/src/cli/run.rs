@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ServerArgs;
+use super::{NetworkArgs, ServerArgs};
 
 /// Run a command in a new sandbox and throw the sandbox away
 #[derive(Debug, Args)]
@@ -13,9 +13,16 @@ Input, output and errors are the command's own, and so is the exit code. With a 
 ends the command gets one too. Starts a server in the background when none runs; it ends by itself
 when it has had nothing to do for a minute.
 
+The command has no network unless you name the hosts that it may reach. A host that it may not reach
+answers HTTP and HTTPS with 403 and the reason, and anything else with a closed connection. A secret
+is used by its placeholder: requests to its hosts carry the value, answers are searched for it.
+
 Examples:
   tombolo run -- python3 -c 'print(1 + 1)'
   tombolo run bash
+  tombolo run --allow-net 'example.com,*.example.com' -- curl -s https://www.example.com/
+  tombolo run --allow-net api.example.com --secret API_KEY@api.example.com -- \\
+      sh -c 'curl -H \"authorization: Bearer $API_KEY\" https://api.example.com/'
   cat data.csv | tombolo run --memory 2048 --timeout 5m -e MODE=fast -- ./analyse > out.csv
 
 Exit codes: those of the command; 124 when --timeout passed; 1 and 64 to 78 for Tombolo's own
@@ -42,6 +49,8 @@ pub(crate) struct RunArgs {
     /// Give the command pipes even if you sit at a terminal
     #[arg(short = 'T', long, overrides_with = "tty")]
     pub(crate) no_tty: bool,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// The command and its arguments

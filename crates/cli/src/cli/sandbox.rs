@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::ServerArgs;
+use super::{NetworkArgs, ServerArgs};
 
 /// Create, use and end sandboxes
 #[derive(Debug, Subcommand)]
@@ -21,8 +21,12 @@ pub(crate) enum SandboxCommand {
 /// Create a sandbox and print its id
 #[derive(Debug, Args)]
 #[command(after_help = "\
+It has no network unless you name the hosts that it may reach; \"tombolo egress policy set\" changes
+them later.
+
 Examples:
   tombolo sandbox create
+  tombolo sandbox create --allow-net '*.example.com' --secret API_KEY@api.example.com
   tombolo sandbox create --memory 2048 --timeout 2h --label job=nightly --json")]
 pub(crate) struct CreateArgs {
     /// Memory in MiB [default: what the server gives]
@@ -37,6 +41,8 @@ pub(crate) struct CreateArgs {
     /// Set a variable, or pass on one of your own; may be repeated
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -71,11 +71,32 @@ pub(crate) struct SettingArgs {
     /// Who the public server runs as [default: 60790:60790]
     #[arg(long, value_name = "UID:GID")]
     pub(crate) run_as: Option<String>,
+    /// Who the egress proxy runs as [default: 60791:60791]
+    #[arg(long, value_name = "UID:GID")]
+    pub(crate) egress_run_as: Option<String>,
+    /// Your own address for a name; may be repeated [default: none]
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    pub(crate) egress_host: Vec<String>,
+    /// A private network that policies may open; may be repeated [default: none]
+    #[arg(long, value_name = "RANGE")]
+    pub(crate) egress_private_network: Vec<String>,
+    /// Further certificate authorities to verify hosts by; may be repeated [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) egress_root_file: Vec<String>,
+    /// How large a file of egress records grows [default: 32]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) egress_audit_file_mib: Option<String>,
+    /// How many full files of egress records are kept [default: 7]
+    #[arg(long, value_name = "N")]
+    pub(crate) egress_audit_files: Option<String>,
 }
 
 impl SettingArgs {
     /// What was given, by key.
     pub(crate) fn flags(&self) -> Flags {
+        let hosts = joined(&self.egress_host);
+        let private_networks = joined(&self.egress_private_network);
+        let root_files = joined(&self.egress_root_file);
         [
             (&keys::LISTEN, &self.listen),
             (&keys::ISOLATION, &self.isolation),
@@ -90,6 +111,12 @@ impl SettingArgs {
             (&keys::LIFETIME_MAX, &self.lifetime_max),
             (&keys::SESSION_GRACE, &self.session_grace),
             (&keys::RUN_AS, &self.run_as),
+            (&keys::EGRESS_RUN_AS, &self.egress_run_as),
+            (&keys::EGRESS_HOSTS, &hosts),
+            (&keys::EGRESS_PRIVATE_NETWORKS, &private_networks),
+            (&keys::EGRESS_ROOT_FILES, &root_files),
+            (&keys::EGRESS_AUDIT_FILE_MIB, &self.egress_audit_file_mib),
+            (&keys::EGRESS_AUDIT_FILES, &self.egress_audit_files),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.name, value.clone()?)))
@@ -97,9 +124,37 @@ impl SettingArgs {
     }
 }
 
+/// The entries of a flag that may be repeated, as one text.
+fn joined(entries: &[String]) -> Option<String> {
+    (!entries.is_empty()).then(|| entries.join(","))
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Flagged {
+        #[command(flatten)]
+        settings: SettingArgs,
+    }
+
+    #[test]
+    fn a_flag_of_a_list_may_be_repeated() {
+        let line = "up --egress-host a.example=1.2.3.4 --egress-host b.example=1.2.3.4:5 \
+                    --egress-root-file /a";
+        let flags = Flagged::parse_from(line.split_whitespace())
+            .settings
+            .flags();
+        assert_eq!(
+            flags[keys::EGRESS_HOSTS.name],
+            "a.example=1.2.3.4,b.example=1.2.3.4:5"
+        );
+        assert_eq!(flags[keys::EGRESS_ROOT_FILES.name], "/a");
+        assert!(!flags.contains_key(keys::EGRESS_PRIVATE_NETWORKS.name));
+    }
 
     #[test]
     fn every_key_has_its_flag_with_its_default() {

@@ -22,9 +22,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tombolo_api::rpc::ErrorObject;
 
 use super::frame::{self, Fault, Incoming};
-use super::handshake::{self, ConnectError, CreateConfig, Socket};
+use super::handshake::{self, ConnectError, Opened, Socket};
 use super::stream::{Event, InboundStream, InboundTable, OutboundStream, OutboundTable, SendError};
-use super::{Endpoint, Token};
+use super::{Endpoint, NewSandbox, Token};
 
 /// How many frames wait for the socket.
 const FRAMES_WAITING_MAX: usize = 8;
@@ -38,6 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Connection {
     sandbox: String,
+    warnings: Vec<String>,
     shared: Arc<Shared>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
@@ -139,10 +140,11 @@ impl Connection {
     pub(crate) async fn create(
         endpoint: &Endpoint,
         token: &Token,
-        config: &CreateConfig,
+        config: &NewSandbox,
     ) -> Result<Self, ConnectError> {
-        let (socket, sandbox) = handshake::create(endpoint, token, config).await?;
-        Ok(Self::start(socket, sandbox))
+        Ok(Self::start(
+            handshake::create(endpoint, token, config).await?,
+        ))
     }
 
     /// Connects to a sandbox that is there.
@@ -151,11 +153,17 @@ impl Connection {
         token: &Token,
         sandbox: &str,
     ) -> Result<Self, ConnectError> {
-        let (socket, sandbox) = handshake::connect(endpoint, token, sandbox).await?;
-        Ok(Self::start(socket, sandbox))
+        Ok(Self::start(
+            handshake::connect(endpoint, token, sandbox).await?,
+        ))
     }
 
-    fn start(socket: Socket, sandbox: String) -> Self {
+    fn start(opened: Opened) -> Self {
+        let Opened {
+            socket,
+            sandbox,
+            warnings,
+        } = opened;
         let (sink, stream) = socket.split();
         let (outgoing, queue) = mpsc::channel(FRAMES_WAITING_MAX);
         let shared = Arc::new(Shared {
@@ -168,6 +176,7 @@ impl Connection {
         });
         Self {
             sandbox,
+            warnings,
             reader: tokio::spawn(read_all(stream, Arc::clone(&shared))),
             writer: tokio::spawn(write_all(sink, queue)),
             shared,
@@ -176,6 +185,11 @@ impl Connection {
 
     pub(crate) fn sandbox(&self) -> &str {
         &self.sandbox
+    }
+
+    /// What the server thinks is not meant in the new sandbox's policy.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Calls and waits for the answer.

@@ -1,21 +1,19 @@
 //! Opening a WebSocket: create a sandbox, or connect to one. The HTTP part is
 //! done by hyper, so that a refusal's body is read whole and can be shown.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tombolo_api::config::NewSandbox;
+use zeroize::Zeroizing;
 
 use super::rest::{self, Refusal};
 use super::{Endpoint, Token, USER_AGENT};
@@ -30,18 +28,17 @@ const WRITE_BUFFER_LEN: usize = 128 * 1024;
 
 pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-/// What a new sandbox shall be like.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct CreateConfig {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) memory_mb: Option<u32>,
-    /// `session`, or how long to live, in seconds with an `s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) timeout: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) env: BTreeMap<String, String>,
+/// How much of the server's warnings is kept, each and together.
+const WARNING_CHARS: usize = 500;
+const WARNINGS_MAX: usize = 64;
+
+/// A WebSocket that was opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) socket: Socket,
+    pub(super) sandbox: String,
+    /// What the server thinks is not meant in the new sandbox's policy.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Why there is no connection.
@@ -94,9 +91,9 @@ impl ConnectError {
 pub(super) async fn create(
     endpoint: &Endpoint,
     token: &Token,
-    config: &CreateConfig,
-) -> Result<(Socket, String), ConnectError> {
-    let config = STANDARD.encode(serde_json::to_vec(config)?);
+    config: &NewSandbox,
+) -> Result<Opened, ConnectError> {
+    let config = config_header(config)?;
     open(endpoint, token, tombolo_api::CREATE_PATH, Some(config)).await
 }
 
@@ -105,17 +102,28 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     token: &Token,
     sandbox: &str,
-) -> Result<(Socket, String), ConnectError> {
+) -> Result<Opened, ConnectError> {
     let path = format!("/api/v3/sandbox/{sandbox}/connect");
     open(endpoint, token, &path, None).await
+}
+
+/// The configuration as a header whose memory is wiped when it was sent, and
+/// that is not printed: it may hold values of secrets.
+fn config_header(config: &NewSandbox) -> Result<HeaderValue, ConnectError> {
+    let text = config.to_header()?;
+    let bytes = Zeroizing::new(text.as_bytes().to_vec());
+    let mut header =
+        HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).map_err(http::Error::from)?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 async fn open(
     endpoint: &Endpoint,
     token: &Token,
     path: &str,
-    config: Option<String>,
-) -> Result<(Socket, String), ConnectError> {
+    config: Option<HeaderValue>,
+) -> Result<Opened, ConnectError> {
     match tokio::time::timeout(
         HANDSHAKE_TIMEOUT,
         open_unbounded(endpoint, token, path, config),
@@ -134,8 +142,8 @@ async fn open_unbounded(
     endpoint: &Endpoint,
     token: &Token,
     path: &str,
-    config: Option<String>,
-) -> Result<(Socket, String), ConnectError> {
+    config: Option<HeaderValue>,
+) -> Result<Opened, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable {
         endpoint: endpoint.clone(),
         source,
@@ -173,6 +181,7 @@ async fn open_unbounded(
             endpoint: endpoint.clone(),
             missing,
         })?;
+    let warnings = warnings(response.headers());
     let upgraded = hyper::upgrade::on(response).await.map_err(broken)?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_LEN_MAX))
@@ -181,14 +190,29 @@ async fn open_unbounded(
         .max_write_buffer_size(MESSAGE_LEN_MAX + WRITE_BUFFER_LEN);
     let socket =
         WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
-    Ok((socket, sandbox))
+    Ok(Opened {
+        socket,
+        sandbox,
+        warnings,
+    })
+}
+
+fn warnings(headers: &HeaderMap) -> Vec<String> {
+    let texts = headers.get_all(tombolo_api::WARNING_HEADER).iter();
+    texts
+        .take(WARNINGS_MAX)
+        .map(|text| {
+            let text = String::from_utf8_lossy(text.as_bytes());
+            text.chars().take(WARNING_CHARS).collect()
+        })
+        .collect()
 }
 
 fn upgrade_request(
     endpoint: &Endpoint,
     token: &Token,
     path: &str,
-    config: Option<String>,
+    config: Option<HeaderValue>,
     key: &str,
 ) -> Result<Request<Empty<Bytes>>, http::Error> {
     let mut request = Request::builder()

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tombolo_api::error::ErrorBody;
+use zeroize::Zeroizing;
 
 use super::{Endpoint, Token, USER_AGENT};
 
@@ -50,6 +51,10 @@ pub(crate) enum RequestError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("the server has sent nothing for {} s", limit.as_secs())]
+    Silent { limit: Duration },
+    #[error("the server sent an event of more than {limit} bytes")]
+    LongEvent { limit: usize },
     #[error("the server's answer to {method} {path} is not understood: {excerpt}")]
     Answer {
         method: Method,
@@ -149,7 +154,9 @@ impl RestClient {
             path: path.to_owned(),
             source,
         })?;
-        let answer = self.request(method.clone(), path, body.into()).await?;
+        // Wiped when it was sent: it may hold the value of a secret.
+        let body = Bytes::from_owner(Zeroizing::new(body));
+        let answer = self.request(method.clone(), path, body).await?;
         decode(method, path, &answer)
     }
 
@@ -213,6 +220,34 @@ impl RestClient {
                 limit: REQUEST_TIMEOUT,
             }),
         }
+    }
+
+    /// An answer that goes on for as long as both sides want. Only its
+    /// beginning has a deadline.
+    pub(super) async fn follow(&self, path: &str) -> Result<Response<Incoming>, RequestError> {
+        let request = self.build(Method::GET, path, Bytes::new())?;
+        let asked = tokio::time::timeout(REQUEST_TIMEOUT, self.http.request(request));
+        let response = match asked.await {
+            Ok(response) => response.map_err(|source| RequestError::Unreachable {
+                endpoint: self.endpoint.clone(),
+                source,
+            })?,
+            Err(_elapsed) => {
+                return Err(RequestError::TimedOut {
+                    endpoint: self.endpoint.clone(),
+                    limit: REQUEST_TIMEOUT,
+                });
+            }
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let answer = read_answer(response)
+            .await
+            .map_err(|source| RequestError::Body { source })?;
+        Err(RequestError::Refused {
+            refusal: read_refusal(&answer),
+        })
     }
 
     fn build(

@@ -6,20 +6,27 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::{SinkExt as _, StreamExt as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::files::WalkError;
 use super::process::{SpawnError, SpawnOptions, Stdin};
 use super::stream::{SendError, StreamError};
-use super::{
-    CallError, ConnectError, Connection, CreateConfig, Endpoint, RequestError, RestClient,
-};
+use super::{CallError, ConnectError, Connection, Endpoint, NewSandbox, RequestError, RestClient};
 use super::{Token, USER_AGENT};
 use tombolo_api::query::RowsQuery;
 
@@ -27,6 +34,7 @@ const ID: &str = "sbx_ord_0123456789abcdefghjk";
 /// Long enough for a busy machine, short enough to notice a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 type Script = Arc<dyn Fn(WebSocket) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// Listens on a free port for as long as the test runs.
@@ -37,20 +45,39 @@ async fn listen(router: Router) -> Endpoint {
     Endpoint::parse(&format!("http://{address}")).unwrap()
 }
 
+/// Answers a request for a WebSocket, and hands over what it becomes.
+fn upgrade<F>(mut request: Request, run: impl FnOnce(WebSocket) -> F + Send + 'static) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let key = request.headers()[header::SEC_WEBSOCKET_KEY].as_bytes();
+    let headers = [
+        (header::UPGRADE, "websocket".to_owned()),
+        (header::CONNECTION, "upgrade".to_owned()),
+        (header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key)),
+    ];
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let stream = TokioIo::new(upgraded.await.unwrap());
+        run(WebSocketStream::from_raw_socket(stream, Role::Server, None).await).await;
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
 /// A server that takes every WebSocket and then follows the script.
 async fn scripted<F>(script: impl Fn(WebSocket) -> F + Send + Sync + 'static) -> Endpoint
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let script: Script = Arc::new(move |socket| Box::pin(script(socket)));
-    let upgrade = move |upgrade: WebSocketUpgrade| {
+    let take = move |request: Request| {
         let script = Arc::clone(&script);
         async move {
-            let response = upgrade.on_upgrade(move |socket| script(socket));
-            ([("x-deno-sandbox-id", ID)], response).into_response()
+            let response = upgrade(request, move |socket| script(socket));
+            ([("x-deno-sandbox-id", ID)], response)
         }
     };
-    listen(Router::new().fallback(any(upgrade))).await
+    listen(Router::new().fallback(any(take))).await
 }
 
 async fn connect(endpoint: &Endpoint) -> Connection {
@@ -62,7 +89,7 @@ async fn connect(endpoint: &Endpoint) -> Connection {
 /// The next JSON from the client; control frames are nobody's business.
 async fn receive(socket: &mut WebSocket) -> Value {
     loop {
-        match socket.recv().await.unwrap().unwrap() {
+        match socket.next().await.unwrap().unwrap() {
             Message::Text(text) => return serde_json::from_str(&text).unwrap(),
             Message::Ping(_) | Message::Pong(_) => {}
             other => panic!("{other:?}"),
@@ -116,20 +143,18 @@ fn options() -> SpawnOptions {
 async fn the_handshake_names_the_client_the_token_and_the_configuration() {
     let seen = Arc::new(Mutex::new(HeaderMap::new()));
     let headers_of = Arc::clone(&seen);
-    let create = move |headers: HeaderMap, upgrade: WebSocketUpgrade| {
-        headers_of.lock().unwrap().clone_from(&headers);
-        async {
-            let response = upgrade.on_upgrade(|_socket| async {});
-            ([("x-deno-sandbox-id", ID)], response)
-        }
+    let create = move |request: Request| {
+        headers_of.lock().unwrap().clone_from(request.headers());
+        let response = upgrade(request, |_socket| async {});
+        async { ([("x-deno-sandbox-id", ID)], response) }
     };
     let router = Router::new().route("/api/v3/sandboxes/create", get(create));
     let endpoint = listen(router).await;
-    let config = CreateConfig {
+    let config = NewSandbox {
         memory_mb: Some(2048),
         timeout: Some("60s".to_owned()),
         labels: [("k".to_owned(), "v".to_owned())].into(),
-        ..CreateConfig::default()
+        ..NewSandbox::default()
     };
     let connection = Connection::create(&endpoint, &Token::new("ddo_t"), &config)
         .await
@@ -158,7 +183,7 @@ async fn a_refused_handshake_is_told_in_the_servers_words() {
     }
     let endpoint = listen(Router::new().fallback(any(refuse))).await;
     let token = Token::new("ddo_t");
-    let error = Connection::create(&endpoint, &token, &CreateConfig::default())
+    let error = Connection::create(&endpoint, &token, &NewSandbox::default())
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "too many (LIMIT_EXCEEDED, trace t1)");
@@ -167,7 +192,7 @@ async fn a_refused_handshake_is_told_in_the_servers_words() {
 
 #[tokio::test]
 async fn what_is_no_sandbox_server_is_not_taken_for_one() {
-    let unnamed = any(|upgrade: WebSocketUpgrade| async { upgrade.on_upgrade(|_socket| async {}) });
+    let unnamed = any(|request: Request| async { upgrade(request, |_socket| async {}) });
     let endpoint = listen(Router::new().fallback(unnamed)).await;
     let token = Token::new("");
     let error = Connection::connect(&endpoint, &token, ID)
@@ -218,7 +243,7 @@ async fn a_process_is_fed_read_and_waited_for() {
         }
         let exit = json!({"ok": {"success": false, "code": 137, "signal": "SIGKILL", "oom": "high-confidence"}});
         reply(&mut socket, &wait, exit).await;
-        while socket.recv().await.is_some() {}
+        while socket.next().await.is_some() {}
     })
     .await;
     in_time(async {
@@ -254,7 +279,7 @@ async fn a_failed_call_says_what_failed() {
             message["jsonrpc"] = json!("2.0");
             send(&mut socket, &message).await;
         }
-        while socket.recv().await.is_some() {}
+        while socket.next().await.is_some() {}
     })
     .await;
     in_time(async {
@@ -280,7 +305,7 @@ async fn a_signal_for_a_process_that_has_gone_is_no_error() {
             let error = json!({"constructorName": "TypeError", "message": "m", "code": code});
             reply(&mut socket, &request, json!({"error": error})).await;
         }
-        while socket.recv().await.is_some() {}
+        while socket.next().await.is_some() {}
     })
     .await;
     in_time(async {
@@ -298,8 +323,8 @@ async fn when_the_connection_ends_nothing_hangs() {
         (
             |mut socket| {
                 Box::pin(async move {
-                    let frame = axum::extract::ws::CloseFrame {
-                        code: 1001,
+                    let frame = CloseFrame {
+                        code: CloseCode::Away,
                         reason: "the sandbox has ended".into(),
                     };
                     socket.send(Message::Close(Some(frame))).await.unwrap();
@@ -362,7 +387,7 @@ async fn a_stream_may_come_before_it_is_asked_for_and_may_break() {
         // Some servers end what they have broken.
         send(&mut socket, &stream("end", json!({"streamId": 5}))).await;
         reply(&mut socket, &walk, json!({"ok": {"streamId": 5}})).await;
-        while socket.recv().await.is_some() {}
+        while socket.next().await.is_some() {}
     })
     .await;
     in_time(async {
@@ -392,7 +417,7 @@ async fn both_sides_can_say_that_they_read_no_more() {
             told.send(cancel["params"]["streamId"].clone())
                 .await
                 .unwrap();
-            while socket.recv().await.is_some() {}
+            while socket.next().await.is_some() {}
         }
     })
     .await;

@@ -1,5 +1,6 @@
 //! `tombolo run`: one sandbox, one command, its output and exit code.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tombolo_api::native::{INFO_PATH, ServerInfo};
@@ -9,10 +10,11 @@ use super::{block_on, sandbox};
 use crate::attach::{self, Mode, Signals};
 use crate::cli::RunArgs;
 use crate::client::process::{SpawnOptions, Stdin};
-use crate::client::{Connection, CreateConfig, RestClient};
-use crate::config::{Isolation, keys};
+use crate::client::{Connection, NewSandbox, RestClient};
+use crate::config::{Given, Isolation, Value, keys};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::network::Network;
 use crate::{local, output, up, wire};
 
 /// The exit code when the time is up, as `timeout(1)` has it.
@@ -23,7 +25,8 @@ const BACKSTOP: Duration = Duration::from_secs(30);
 pub(super) fn run(context: &Context, args: RunArgs) -> Outcome<u8> {
     let isolation = args.isolation.as_deref().map(parse_isolation).transpose()?;
     // What was typed is checked before anything is made.
-    wire::variables(&args.env, &context.environment)?;
+    let env = wire::variables(&args.env, &context.environment)?;
+    let network = Network::read(&args.network, &env, &context.environment)?;
     let named = args
         .server
         .endpoint
@@ -35,13 +38,13 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Outcome<u8> {
     };
     block_on(async {
         check_isolation(&client, isolation).await?;
-        in_new_sandbox(context, &client, args).await
+        in_new_sandbox(context, &client, args, env, network).await
     })
 }
 
 fn parse_isolation(given: &str) -> Outcome<Isolation> {
-    match keys::ISOLATION.kind.parse(given) {
-        Ok(crate::config::Value::Isolation(isolation)) => Ok(isolation),
+    match keys::ISOLATION.kind.parse(&Given::Text(given.to_owned())) {
+        Ok(Value::Isolation(isolation)) => Ok(isolation),
         _ => Err(Failure::message(
             ExitCode::Usage,
             format!("--isolation cannot be \"{given}\""),
@@ -78,16 +81,25 @@ async fn check_isolation(client: &RestClient, wanted: Option<Isolation>) -> Outc
     }
 }
 
-async fn in_new_sandbox(context: &Context, client: &RestClient, args: RunArgs) -> Outcome<u8> {
+async fn in_new_sandbox(
+    context: &Context,
+    client: &RestClient,
+    args: RunArgs,
+    env: BTreeMap<String, String>,
+    network: Network,
+) -> Outcome<u8> {
     let mode = Mode::choose(args.tty, args.no_tty);
-    let config = CreateConfig {
+    let config = NewSandbox {
         memory_mb: args.memory,
         // Without a limit the sandbox lives as long as this connection, so it
         // ends even if this command is killed.
         timeout: args
             .timeout
             .map(|timeout| sandbox::lifetime(timeout + BACKSTOP)),
-        ..CreateConfig::default()
+        allow_net: network.allow_net,
+        secrets: network.secrets,
+        egress_policy: network.egress_policy,
+        ..NewSandbox::default()
     };
     let mut signals = Signals::listen()?;
     let connection = tokio::select! {
@@ -96,7 +108,8 @@ async fn in_new_sandbox(context: &Context, client: &RestClient, args: RunArgs) -
         }
         code = signals.end() => return Ok(code),
     };
-    let env = wire::variables(&args.env, &context.environment)?;
+    drop(config);
+    sandbox::warn(connection.warnings());
     let mut words = args.command.into_iter();
     let options = SpawnOptions {
         command: words.next().unwrap_or_default(),

@@ -17,10 +17,11 @@ use crate::attach::{self, Mode, Signals};
 use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
 use crate::client::listing::not_ended;
 use crate::client::process::{SpawnOptions, Stdin, WaitResult};
-use crate::client::{Connection, CreateConfig, RestClient};
+use crate::client::{Connection, NewSandbox, RestClient};
 use crate::config::keys;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::network::Network;
 use crate::{local, output, terminal, wire};
 
 /// How many sandboxes are ended at the same time.
@@ -51,22 +52,36 @@ pub(super) async fn client(
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Outcome {
-    let config = CreateConfig {
+    let env = wire::variables(&args.env, &context.environment)?;
+    let network = Network::read(&args.network, &env, &context.environment)?;
+    let config = NewSandbox {
         memory_mb: args.memory,
         timeout: Some(lifetime(args.timeout)),
         labels: wire::labels(&args.label)?,
-        env: wire::variables(&args.env, &context.environment)?,
+        env,
+        allow_net: network.allow_net,
+        secrets: network.secrets,
+        egress_policy: network.egress_policy,
+        ..NewSandbox::default()
     };
     let client = client(context, &args.server).await?;
     let connection = Connection::create(client.endpoint(), client.token(), &config)
         .await
         .map_err(wire::not_connected)?;
+    warn(connection.warnings());
     let id = connection.sandbox().to_owned();
     connection.close().await;
     if args.json {
         output::json(&json!({ "id": id }))
     } else {
         output::data(&id)
+    }
+}
+
+/// Tells what is valid and probably not meant.
+pub(super) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        output::tell(&format!("warning: {}", output::printable(warning)));
     }
 }
 
@@ -78,7 +93,10 @@ pub(super) fn lifetime(duration: Duration) -> String {
 
 /// As [`client`]; without a name, the machine's owner, to whom every
 /// organisation's sandboxes are there to be seen and ended.
-async fn overseer(context: &Context, args: &crate::cli::ServerArgs) -> Outcome<RestClient> {
+pub(super) async fn overseer(
+    context: &Context,
+    args: &crate::cli::ServerArgs,
+) -> Outcome<RestClient> {
     let is_named =
         args.endpoint.is_some() || context.environment.get(keys::ENDPOINT_VARIABLE).is_some();
     if is_named {

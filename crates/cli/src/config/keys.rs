@@ -22,6 +22,8 @@ pub(crate) struct Key {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Default {
     Fixed(&'static str),
+    /// No entry.
+    Empty,
     /// So many times the memory of the machine, in MiB.
     TimesMemory(u64),
 }
@@ -30,6 +32,7 @@ impl Default {
     pub(crate) fn of(self, machine: Machine) -> String {
         match self {
             Self::Fixed(value) => value.to_owned(),
+            Self::Empty => String::new(),
             Self::TimesMemory(times) => machine
                 .memory_mib
                 .saturating_mul(times)
@@ -43,15 +46,21 @@ impl std::fmt::Display for Default {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Fixed(value) => formatter.write_str(value),
+            Self::Empty => formatter.write_str("none"),
             Self::TimesMemory(times) => write!(formatter, "{times} times the machine's memory"),
         }
     }
 }
 
 impl Key {
-    /// On the command line.
+    /// On the command line, where each entry of a list is a flag of its own.
     pub(crate) fn flag(&self) -> String {
-        format!("--{}", self.name.replace('_', "-"))
+        let name = self.name.replace(['_', '.'], "-");
+        let name = match name.strip_suffix('s') {
+            Some(one) if self.kind.is_list() => one,
+            _ => &name,
+        };
+        format!("--{name}")
     }
 }
 
@@ -129,11 +138,11 @@ pub(crate) const VCPU_COUNT: Key = Key {
 pub(crate) const DISK_GIB: Key = Key {
     name: "disk_gib",
     variable: "TOMBOLO_DISK_GIB",
-    // As large as the image that set-up makes; the node refuses any other size.
-    kind: Kind::Integer { min: 10, max: 10 },
+    // At least as large as the image that set-up makes.
+    kind: Kind::Integer { min: 10, max: 1024 },
     default: Default::Fixed("10"),
-    meaning: "The disk of a sandbox, in GiB: 10 in this version, which is the size of the image, and \
-              any other size is refused. It takes room on the machine only for what is written.",
+    meaning: "The disk of a sandbox, in GiB. It takes room on the machine only for what is written. The \
+              first start after a change makes a new template.",
 };
 
 pub(crate) const SANDBOX_LIMIT: Key = Key {
@@ -193,6 +202,60 @@ pub(crate) const RUN_AS: Key = Key {
               entry in any user database.",
 };
 
+pub(crate) const EGRESS_RUN_AS: Key = Key {
+    name: "egress.run_as",
+    variable: "TOMBOLO_EGRESS_RUN_AS",
+    kind: Kind::RunAs,
+    default: Default::Fixed("60791:60791"),
+    meaning: "The user and the group, as numbers, that the egress proxy runs as: the process that holds \
+              the values of secrets. Another user than that of run_as.",
+};
+
+pub(crate) const EGRESS_HOSTS: Key = Key {
+    name: "egress.hosts",
+    variable: "TOMBOLO_EGRESS_HOSTS",
+    kind: Kind::Hosts,
+    default: Default::Empty,
+    meaning: "Your own addresses for names, with or without a port: sandboxes that may reach the name \
+              reach it there. It permits no name by itself, leads anywhere but to a cloud's metadata \
+              service, and certificates are verified for the name all the same.",
+};
+
+pub(crate) const EGRESS_PRIVATE_NETWORKS: Key = Key {
+    name: "egress.private_networks",
+    variable: "TOMBOLO_EGRESS_PRIVATE_NETWORKS",
+    kind: Kind::Networks,
+    default: Default::Empty,
+    meaning: "Private networks that a sandbox's policy may open by listing addresses in them. Others, \
+              loopback, link-local and metadata addresses stay closed whatever a policy says.",
+};
+
+pub(crate) const EGRESS_ROOT_FILES: Key = Key {
+    name: "egress.root_files",
+    variable: "TOMBOLO_EGRESS_ROOT_FILES",
+    kind: Kind::Files,
+    default: Default::Empty,
+    meaning: "Files of certificate authorities, as PEM, that hosts may be verified by besides those that \
+              this machine trusts. Root reads them when the egress proxy starts.",
+};
+
+pub(crate) const EGRESS_AUDIT_FILE_MIB: Key = Key {
+    name: "egress.audit_file_mib",
+    variable: "TOMBOLO_EGRESS_AUDIT_FILE_MIB",
+    kind: Kind::Integer { min: 1, max: 1024 },
+    default: Default::Fixed("32"),
+    meaning: "How large the file of records of what sandboxes sent grows, in MiB, before it is put \
+              aside: egress/audit.jsonl in the state directory.",
+};
+
+pub(crate) const EGRESS_AUDIT_FILES: Key = Key {
+    name: "egress.audit_files",
+    variable: "TOMBOLO_EGRESS_AUDIT_FILES",
+    kind: Kind::Integer { min: 1, max: 1000 },
+    default: Default::Fixed("7"),
+    meaning: "How many files of records that were put aside are kept; the oldest is removed.",
+};
+
 /// Every key, in the order of the reference page.
 pub(crate) const KEYS: &[&Key] = &[
     &LISTEN,
@@ -208,8 +271,16 @@ pub(crate) const KEYS: &[&Key] = &[
     &LIFETIME_MAX,
     &SESSION_GRACE,
     &RUN_AS,
+    &EGRESS_RUN_AS,
+    &EGRESS_HOSTS,
+    &EGRESS_PRIVATE_NETWORKS,
+    &EGRESS_ROOT_FILES,
+    &EGRESS_AUDIT_FILE_MIB,
+    &EGRESS_AUDIT_FILES,
 ];
 
+/// What all our variables begin with.
+pub(crate) const PREFIX: &str = "TOMBOLO_";
 /// The directory that holds everything Tombolo keeps.
 pub(crate) const STATE_DIR_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// The default of [`STATE_DIR_VARIABLE`].
@@ -270,6 +341,13 @@ pub(super) fn nearest(misspelt: &str) -> Option<&'static Key> {
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, _)| *distance <= DISTANCE_MAX)
         .map(|(_, key)| key)
+}
+
+/// Whether keys have names that begin with this one and a point.
+pub(super) fn has_below(name: &str) -> bool {
+    KEYS.iter()
+        .filter_map(|key| key.name.strip_prefix(name))
+        .any(|rest| rest.starts_with('.'))
 }
 
 pub(super) fn names() -> String {

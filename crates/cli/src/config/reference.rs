@@ -11,11 +11,14 @@ pub(crate) fn page() -> String {
          Made by `tombolo docs configuration`; do not edit.\n\n\
          A flag goes before an environment variable, that before the configuration file, that before\n\
          the default. The file is `config.toml` in the state directory, or the one named by `--config`\n\
-         or `TOMBOLO_CONFIG`. It is flat TOML; a key that does not exist is an error.\n\n\
+         or `TOMBOLO_CONFIG`. It is TOML; a key that does not exist is an error.\n\n\
          ```toml\n\
          listen = \"127.0.0.1:8590\"\n\
          pool_size = 8\n\
-         lifetime_max = \"2h\"\n\
+         lifetime_max = \"2h\"\n\n\
+         [egress]\n\
+         private_networks = [\"10.1.0.0/16\"]\n\
+         hosts = { \"api.example.com\" = \"127.0.0.1:8443\" }\n\
          ```\n\n\
          ## Keys\n",
     );

@@ -1,29 +1,85 @@
 //! The kinds of value a key can have, each with its bounds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tombolo_policy::{OperatorRules, OperatorRulesError};
+
+/// What was written for a key, before it is understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// In a flag or a variable, and the single values of a file. Commas divide
+    /// the entries of a list.
+    Text(String),
+    /// The list or the table of a file, a table's entries as `key=value`.
+    Entries(Vec<String>),
+}
+
+impl Given {
+    fn text(&self) -> Result<&str, ValueError> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Entries(_) => Err(ValueError::List),
+        }
+    }
+
+    fn entries(&self) -> Vec<&str> {
+        match self {
+            Self::Text(text) => {
+                let entries = text.split(',').map(str::trim);
+                entries.filter(|entry| !entry.is_empty()).collect()
+            }
+            Self::Entries(entries) => entries.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => formatter.write_str(text),
+            Self::Entries(entries) => formatter.write_str(&entries.join(",")),
+        }
+    }
+}
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
-    Integer { min: u64, max: u64 },
-    Duration { min: Duration, max: Duration },
+    Integer {
+        min: u64,
+        max: u64,
+    },
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
     Address,
     Isolation,
     RunAs,
+    /// Names and the operator's addresses for them.
+    Hosts,
+    /// Ranges of private addresses.
+    Networks,
+    /// Absolute paths of files.
+    Files,
 }
 
 /// A value that is within its bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     Integer(u64),
     Duration(Duration),
     Address(SocketAddr),
     Isolation(Isolation),
     RunAs(RunAs),
+    Hosts(BTreeMap<String, String>),
+    Networks(Vec<String>),
+    Files(Vec<PathBuf>),
 }
 
 /// How strongly sandboxes are kept apart from the machine. All are virtual
@@ -37,7 +93,7 @@ pub(crate) enum Isolation {
     Emulated,
 }
 
-/// The user and the group that the public server runs as.
+/// The user and the group that a child runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunAs {
     pub(crate) uid: u32,
@@ -67,41 +123,96 @@ pub(crate) enum ValueError {
     NotIsolation,
     #[error("it is not a user id and a group id with a colon between them")]
     NotIds,
-    #[error("the server must not run as root")]
+    #[error("it must not run as root")]
     Root,
+    #[error("it takes one value")]
+    List,
+    #[error("\"{entry}\" is not a name and an address with = between them")]
+    NotHost { entry: String },
+    #[error("\"{name}\" is there twice")]
+    Twice { name: String },
+    #[error(transparent)]
+    Operator(Box<OperatorRulesError>),
+    #[error("\"{}\" is not an absolute path", path.display())]
+    NotAbsolute { path: PathBuf },
 }
 
 impl Kind {
     /// Reads a value and checks it.
-    pub(crate) fn parse(&self, given: &str) -> Result<Value, ValueError> {
+    pub(crate) fn parse(&self, given: &Given) -> Result<Value, ValueError> {
         match *self {
             Self::Integer { min, max } => {
-                let value = given.parse().map_err(ValueError::NotInteger)?;
+                let value = given.text()?.parse().map_err(ValueError::NotInteger)?;
                 if !(min..=max).contains(&value) {
                     return Err(ValueError::IntegerBounds { min, max });
                 }
                 Ok(Value::Integer(value))
             }
             Self::Duration { min, max } => {
-                let value = humantime::parse_duration(given).map_err(ValueError::NotDuration)?;
+                let value =
+                    humantime::parse_duration(given.text()?).map_err(ValueError::NotDuration)?;
                 if !(min..=max).contains(&value) {
                     return Err(ValueError::DurationBounds { min, max });
                 }
                 Ok(Value::Duration(value))
             }
             Self::Address => given
+                .text()?
                 .parse()
                 .map(Value::Address)
                 .map_err(ValueError::NotAddress),
-            Self::Isolation => Ok(Value::Isolation(match given {
+            Self::Isolation => Ok(Value::Isolation(match given.text()? {
                 "auto" => Isolation::Auto,
                 "kvm" => Isolation::Kvm,
                 "emulated" => Isolation::Emulated,
                 _ => return Err(ValueError::NotIsolation),
             })),
-            Self::RunAs => parse_run_as(given).map(Value::RunAs),
+            Self::RunAs => parse_run_as(given.text()?).map(Value::RunAs),
+            Self::Hosts => parse_hosts(&given.entries()).map(Value::Hosts),
+            Self::Networks => {
+                let networks = given.entries();
+                OperatorRules::parse([], networks.iter().copied())
+                    .map_err(|error| ValueError::Operator(Box::new(error)))?;
+                let networks = networks.into_iter().map(str::to_owned);
+                Ok(Value::Networks(networks.collect()))
+            }
+            Self::Files => parse_files(&given.entries()).map(Value::Files),
         }
     }
+
+    /// Whether it takes any number of entries, each of which can be a flag.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self, Self::Hosts | Self::Networks | Self::Files)
+    }
+}
+
+/// The table as the proxy will read it, checked by the proxy's own rules.
+fn parse_hosts(entries: &[&str]) -> Result<BTreeMap<String, String>, ValueError> {
+    let mut hosts = BTreeMap::new();
+    for entry in entries {
+        let (name, address) = entry.split_once('=').ok_or_else(|| ValueError::NotHost {
+            entry: (*entry).to_owned(),
+        })?;
+        let (name, address) = (name.trim().to_owned(), address.trim().to_owned());
+        if hosts.insert(name.clone(), address).is_some() {
+            return Err(ValueError::Twice { name });
+        }
+    }
+    let pairs = hosts.iter().map(|(name, to)| (name.as_str(), to.as_str()));
+    OperatorRules::parse(pairs, []).map_err(|error| ValueError::Operator(Box::new(error)))?;
+    Ok(hosts)
+}
+
+fn parse_files(entries: &[&str]) -> Result<Vec<PathBuf>, ValueError> {
+    let paths = entries.iter().map(PathBuf::from);
+    let checked = paths.map(|path| {
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(ValueError::NotAbsolute { path })
+        }
+    });
+    checked.collect()
 }
 
 fn parse_run_as(given: &str) -> Result<RunAs, ValueError> {
@@ -130,6 +241,18 @@ impl fmt::Display for Kind {
             ),
             Self::Isolation => formatter.write_str("\"auto\", \"kvm\" or \"emulated\""),
             Self::RunAs => formatter.write_str("\"UID:GID\", neither of them 0"),
+            Self::Hosts => formatter.write_str(
+                "names and addresses: in the file a table such as \
+                 { \"api.example.com:443\" = \"127.0.0.1:8443\" } with the names in quotes, elsewhere \
+                 NAME[:PORT]=ADDRESS[:PORT] with commas between them",
+            ),
+            Self::Networks => formatter.write_str(
+                "ranges of private addresses: in the file a list such as [\"10.1.0.0/16\"], elsewhere \
+                 with commas between them",
+            ),
+            Self::Files => formatter.write_str(
+                "absolute paths: in the file a list, elsewhere with commas between them",
+            ),
         }
     }
 }
@@ -140,7 +263,7 @@ impl Value {
     pub(super) fn integer(self) -> u64 {
         match self {
             Self::Integer(value) => value,
-            other => mismatch(other),
+            other => mismatch(&other),
         }
     }
 
@@ -155,32 +278,53 @@ impl Value {
     pub(super) fn duration(self) -> Duration {
         match self {
             Self::Duration(value) => value,
-            other => mismatch(other),
+            other => mismatch(&other),
         }
     }
 
     pub(super) fn address(self) -> SocketAddr {
         match self {
             Self::Address(value) => value,
-            other => mismatch(other),
+            other => mismatch(&other),
         }
     }
 
     pub(super) fn isolation(self) -> Isolation {
         match self {
             Self::Isolation(value) => value,
-            other => mismatch(other),
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn hosts(self) -> BTreeMap<String, String> {
+        match self {
+            Self::Hosts(value) => value,
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn networks(self) -> Vec<String> {
+        match self {
+            Self::Networks(value) => value,
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn files(self) -> Vec<PathBuf> {
+        match self {
+            Self::Files(value) => value,
+            other => mismatch(&other),
         }
     }
 
     pub(super) fn run_as(self) -> RunAs {
         match self {
             Self::RunAs(value) => value,
-            other => mismatch(other),
+            other => mismatch(&other),
         }
     }
 }
 
-fn mismatch<T>(value: Value) -> T {
+fn mismatch<T>(value: &Value) -> T {
     unreachable!("a key of another kind than its field: {value:?}")
 }

@@ -12,6 +12,7 @@ use crate::commands::block_on;
 use crate::config::{Flags, Isolation, Settings, keys};
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
+use crate::state::Running;
 use crate::{local, output, provision};
 
 /// How long a background server may take once everything is there.
@@ -21,12 +22,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How much of its log to show when it fails.
 const LOG_LINES: usize = 12;
 
+/// Variables that the server and what it starts may need, besides our own.
+const PASSED_ON: [&str; 5] = [
+    "HOME",
+    "TMPDIR",
+    "RUST_BACKTRACE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
 /// The server of the state directory, started if there is none.
 pub(crate) fn ensure_running(
     context: &Context,
     isolation: Option<Isolation>,
 ) -> Outcome<RestClient> {
-    if let Some((_, client)) = block_on(local::running(context))? {
+    if let Some((running, client)) = block_on(local::running(context))? {
+        check_settings(context, &running)?;
         return Ok(client);
     }
     crate::context::require_root("starting a server for \"tombolo run\"")?;
@@ -43,7 +54,7 @@ pub(crate) fn ensure_running(
     let settings = context.settings(&flags)?;
     context
         .state
-        .prepare(settings.run_as)
+        .prepare(&settings)
         .map_err(super::state_failure)?;
     // Here rather than in the background, where nobody would see it happen.
     drop(provision::provision(context, &settings)?);
@@ -55,12 +66,40 @@ pub(crate) fn ensure_running(
     block_on(wait(context, started))
 }
 
+/// A configuration that a person names is not left out in silence because a
+/// server runs already.
+fn check_settings(context: &Context, running: &Running) -> Outcome {
+    let (Some(named), Some(theirs)) = (&context.config_file, &running.settings) else {
+        return Ok(());
+    };
+    let ours = context.settings(&Flags::new())?;
+    let others = ours.not_followed(theirs, named)?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "the server that runs was not given what {} says of {}",
+        named.display(),
+        others.join(", ")
+    );
+    Err(Failure::message(ExitCode::Config, what).hint(format!(
+        "stop it by: kill {}; one that \"tombolo run\" started ends a minute after its last sandbox",
+        running.pid
+    )))
+}
+
 fn name(isolation: Isolation) -> &'static str {
     match isolation {
         Isolation::Auto => "auto",
         Isolation::Kvm => "kvm",
         Isolation::Emulated => "emulated",
     }
+}
+
+/// What says which other server this command would talk to is not for the one
+/// that is started instead.
+fn is_for_server(name: &&str) -> bool {
+    ![keys::ENDPOINT_VARIABLE, keys::TOKEN_VARIABLE].contains(name)
 }
 
 /// A server that was started, and where in the log its own words begin.
@@ -79,7 +118,15 @@ fn start(context: &Context, settings: &Settings, flags: &Flags) -> Outcome<Start
         .open(&log_path)?;
     let log_start = log.metadata()?.len();
     let mut command = Command::new(this_program()?)
-        .inherit_env()
+        // Not the person's whole environment: there may be secrets in it, and
+        // the server outlives this command.
+        .pass_env(
+            context
+                .environment
+                .names(keys::PREFIX)
+                .filter(is_for_server),
+        )
+        .pass_env(PASSED_ON)
         .arg("up")
         .arg("--ephemeral")
         .arg("--state-dir")

@@ -20,6 +20,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Which child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
+    Egress,
     Server,
     Node,
 }
@@ -27,6 +28,7 @@ pub(super) enum Role {
 impl Role {
     fn name(self) -> &'static str {
         match self {
+            Self::Egress => "egress-proxy",
             Self::Server => "server",
             Self::Node => "node",
         }

@@ -1,5 +1,6 @@
-//! The node and the server together: the node first, each started again when
-//! it dies, the server stopped first.
+//! The egress proxy, the node and the server together: started in this order,
+//! since each needs the one before, each started again when it dies, and
+//! stopped in the opposite order.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tombolo_diag::ExitCode;
 
 use super::child::{Child, ChildError, Role};
 use super::tokens;
-use crate::children::{NodeLaunch, ServerLaunch};
+use crate::children::{EgressLaunch, NodeLaunch, ServerLaunch};
 use crate::config::Settings;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -24,24 +25,34 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 /// The children of one supervisor.
 #[derive(Debug)]
 pub(crate) struct Fleet {
+    egress: Keeper<EgressLaunch>,
     node: Keeper<NodeLaunch>,
     server: Keeper<ServerLaunch>,
     running: Running,
 }
 
 impl Fleet {
-    /// Starts both. What fails here fails for good: it is the person's to
+    /// Starts all. What fails here fails for good: it is the person's to
     /// mend, and they are watching.
     pub(crate) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
         let admin_token_hash = tokens::make_admin(&context.state)?;
+        let egress = EgressLaunch::new(&context.state, settings);
+        let (egress, _ready) = Keeper::start(Role::Egress, egress, context.log.clone()).await?;
         let node = NodeLaunch::new(&context.state, settings);
-        let (node, _ready) = Keeper::start(Role::Node, node, context.log.clone()).await?;
+        let (node, _ready) = match Keeper::start(Role::Node, node, context.log.clone()).await {
+            Ok(started) => started,
+            Err(error) => {
+                egress.child.stop().await;
+                return Err(error.into());
+            }
+        };
         let launch = ServerLaunch::new(&context.state, settings, admin_token_hash);
         let (mut server, address) =
             match Keeper::start(Role::Server, launch, context.log.clone()).await {
                 Ok(started) => started,
                 Err(error) => {
                     node.child.stop().await;
+                    egress.child.stop().await;
                     return Err(Failure::from(error).hint(format!(
                         "if {} is taken, choose another address with --listen",
                         settings.listen
@@ -59,10 +70,13 @@ impl Fleet {
             pid: std::process::id(),
             server_pid: server.child.pid(),
             node_pid: node.child.pid(),
+            egress_pid: Some(egress.child.pid()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: Some(settings.clone()),
         };
         context.state.write_running(&running)?;
         Ok(Self {
+            egress,
             node,
             server,
             running,
@@ -73,9 +87,11 @@ impl Fleet {
     pub(super) async fn keep_alive(&mut self, context: &Context) -> Outcome {
         loop {
             tokio::select! {
+                () = self.egress.revive() => {}
                 () = self.node.revive() => {}
                 () = self.server.revive() => {}
             }
+            self.running.egress_pid = Some(self.egress.child.pid());
             self.running.node_pid = self.node.child.pid();
             self.running.server_pid = self.server.child.pid();
             context.state.write_running(&self.running)?;
@@ -90,10 +106,12 @@ impl Fleet {
         }
     }
 
-    /// Stops the server, then the node.
+    /// Stops the server, then the node, then the egress proxy: the node takes
+    /// its sandboxes out of it.
     pub(crate) async fn stop(self) {
         self.server.child.stop().await;
         self.node.child.stop().await;
+        self.egress.child.stop().await;
     }
 }
 

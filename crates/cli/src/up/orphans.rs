@@ -1,6 +1,6 @@
 //! The children of a supervisor that was killed. They end by themselves when
 //! they notice, the server after its last answers; until then they hold the
-//! address and the socket that their successors need.
+//! address and the sockets that their successors need.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub(super) async fn outlast(context: &Context) -> Outcome {
         return Ok(());
     };
     let deadline = Instant::now() + PATIENCE;
-    for pid in [earlier.server_pid, earlier.node_pid] {
+    let children = [earlier.server_pid, earlier.node_pid];
+    for pid in children.into_iter().chain(earlier.egress_pid) {
         while is_child_of_ours(pid) {
             if Instant::now() >= deadline {
                 kill(pid);

@@ -10,13 +10,10 @@ use tokio::{
 use tombolo_diag::LogLimit;
 
 use super::Line;
+use crate::config::AuditBounds;
 
 /// The newest file.
 const FILE_NAME: &str = "audit.jsonl";
-/// A file that grew to this is put aside.
-const FILE_BYTES_MAX: u64 = 32 << 20;
-/// Files that are put aside.
-const FILES_KEPT: u32 = 7;
 
 /// The file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +24,7 @@ pub struct OpenAuditError(#[from] io::Error);
 #[derive(Debug)]
 pub(crate) struct Writer {
     directory: PathBuf,
+    bounds: AuditBounds,
     file: BufWriter<File>,
     written_bytes: u64,
     lines: mpsc::Receiver<Arc<Line>>,
@@ -35,11 +33,13 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) async fn open(
         directory: PathBuf,
+        bounds: AuditBounds,
         lines: mpsc::Receiver<Arc<Line>>,
     ) -> Result<Self, OpenAuditError> {
         let (file, written_bytes) = open(&directory).await?;
         Ok(Self {
             directory,
+            bounds,
             file,
             written_bytes,
             lines,
@@ -60,7 +60,7 @@ impl Writer {
     }
 
     async fn write(&mut self, json: &str) -> io::Result<()> {
-        if self.written_bytes >= FILE_BYTES_MAX {
+        if self.written_bytes >= self.bounds.file_bytes_max.get() {
             self.rotate().await?;
         }
         self.file.write_all(json.as_bytes()).await?;
@@ -78,7 +78,7 @@ impl Writer {
             0 => self.directory.join(FILE_NAME),
             number => self.directory.join(format!("{FILE_NAME}.{number}")),
         };
-        for number in (0..FILES_KEPT).rev() {
+        for number in (0..self.bounds.files_kept.get()).rev() {
             match fs_err::tokio::rename(path(number), path(number + 1)).await {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -103,18 +103,24 @@ async fn open(directory: &std::path::Path) -> io::Result<(BufWriter<File>, u64)>
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+
     use super::*;
 
     #[tokio::test]
     async fn files_are_rotated_and_bounded() {
         let directory = tempfile::tempdir().unwrap();
         let (sender, lines) = mpsc::channel(1);
-        let mut writer = Writer::open(directory.path().to_owned(), lines)
+        let bounds = AuditBounds {
+            file_bytes_max: NonZeroU64::new(20).unwrap(),
+            files_kept: NonZeroU32::new(3).unwrap(),
+        };
+        let mut writer = Writer::open(directory.path().to_owned(), bounds, lines)
             .await
             .unwrap();
-        for number in 0..FILES_KEPT + 3 {
-            writer.written_bytes = FILE_BYTES_MAX;
-            writer.write(&format!("{number}")).await.unwrap();
+        // Each is more than half a file, so every file holds two.
+        for number in 0..11 {
+            writer.write(&format!("line {number:>7}")).await.unwrap();
         }
         drop(sender);
         writer.run().await;
@@ -123,8 +129,11 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names.len(), 1 + FILES_KEPT as usize, "{names:?}");
+        assert_eq!(names.len(), 4, "{names:?}");
         let newest = fs_err::read_to_string(directory.path().join(FILE_NAME)).unwrap();
-        assert_eq!(newest, format!("{}\n", FILES_KEPT + 2));
+        assert_eq!(newest, "line      10\n");
+        let oldest = directory.path().join(format!("{FILE_NAME}.3"));
+        let oldest = fs_err::read_to_string(oldest).unwrap();
+        assert_eq!(oldest, "line       4\nline       5\n");
     }
 }

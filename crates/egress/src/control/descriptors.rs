@@ -116,12 +116,13 @@ impl Descriptors {
     }
 }
 
-/// Listens for messages with descriptors (`SOCK_SEQPACKET`) at a path that is free. Tokio's
-/// types wait and accept alike for all unix sockets; nothing is read or written by them.
-pub(crate) fn open(path: &Path) -> io::Result<UnixListener> {
+/// Listens for messages with descriptors (`SOCK_SEQPACKET`) at a path that is free. The
+/// library's types wait and accept alike for all unix sockets; nothing is read or written
+/// by them.
+pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, BACKLOG)?;
-    UnixListener::from_std(socket.into())
+    Ok(socket.into())
 }

@@ -6,7 +6,9 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RData, Record as ResourceRecord, RecordType},
 };
-use tombolo_policy::{AssignError, Decision, HostName, VIP_ANSWER_TTL_S, VirtualAddresses};
+use tombolo_policy::{
+    AssignError, Decision, HostName, VIP_ANSWER_TTL_S, VIP_REFUSAL_TTL_S, VirtualAddresses,
+};
 
 use crate::{audit::Record, rules::Rules, sandbox::Sandbox};
 
@@ -16,9 +18,11 @@ const PAYLOAD_MAX: u16 = 1232;
 const HEADER_LEN: usize = 12;
 
 /// What a name leads to.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Addresses(Decision, VirtualAddresses),
     Denied(Decision),
+    /// Denied, with the address where HTTP is told why.
+    Explained(Decision, VirtualAddresses),
     /// It would be permitted, but there is no room or too many were asked for.
     Full(AssignError),
 }
@@ -33,7 +37,11 @@ pub(super) fn addresses(
     let network = rules.policy.network();
     let decision = network.decide_name(name);
     if !decision.is_allowed() {
-        return Answer::Denied(decision);
+        return if network.explains_name(name, &decision) {
+            Answer::Explained(decision, sandbox.with_vips(|vips| vips.refusal()))
+        } else {
+            Answer::Denied(decision)
+        };
     }
     let wildcard = network.wildcard(&decision);
     match sandbox.with_vips(|vips| vips.assign(name, wildcard, now)) {
@@ -44,7 +52,7 @@ pub(super) fn addresses(
 
 /// Answers a message and notes in the record what it was. None for what deserves no answer:
 /// noise, and answers.
-pub(super) fn answer(
+pub(crate) fn answer(
     bytes: &[u8],
     record: &mut Record,
     lookup: impl FnOnce(&HostName) -> Answer,
@@ -119,18 +127,32 @@ fn answer_query(
         }
         Answer::Addresses(decision, addresses) => {
             record.decided(&decision);
-            let data = match query.query_type() {
-                RecordType::A => Some(RData::A(addresses.v4.into())),
-                RecordType::AAAA => Some(RData::AAAA(addresses.v6.into())),
-                // There is nothing else about it, least of all keys for TLS (DNS-08).
-                _ => None,
-            };
-            reply.add_answers(data.map(|data| {
-                ResourceRecord::from_rdata(query.name().clone(), VIP_ANSWER_TTL_S, data)
-            }));
+            add_addresses(query, reply, addresses, VIP_ANSWER_TTL_S);
+            ResponseCode::NoError
+        }
+        Answer::Explained(decision, addresses) => {
+            record.decided(&decision);
+            add_addresses(query, reply, addresses, VIP_REFUSAL_TTL_S);
             ResponseCode::NoError
         }
     }
+}
+
+fn add_addresses(
+    query: &Query,
+    reply: &mut Message,
+    addresses: VirtualAddresses,
+    time_to_live_s: u32,
+) {
+    let data = match query.query_type() {
+        RecordType::A => Some(RData::A(addresses.v4.into())),
+        RecordType::AAAA => Some(RData::AAAA(addresses.v6.into())),
+        // There is nothing else about it, least of all keys for TLS (DNS-08).
+        _ => None,
+    };
+    reply.add_answers(
+        data.map(|data| ResourceRecord::from_rdata(query.name().clone(), time_to_live_s, data)),
+    );
 }
 
 /// The name as text, from its labels: a dot or another byte inside a label makes it none.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;
-use tombolo_policy::{Decision, RequestDecision};
+use tombolo_policy::{Decision, Reason, RequestDecision};
 use tombolo_substitute::Refusal;
 
 use super::ResponseBody;
@@ -27,6 +27,21 @@ pub(crate) struct Stop {
     outcome: Outcome,
 }
 
+/// What a person, or a program that acts for one, makes of a reason.
+fn words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NetworkOff => "This sandbox may reach no host: its allow list is empty.",
+        Reason::NotListed => {
+            "This sandbox may not reach this host: its allow list does not name it."
+        }
+        Reason::PortNotListed => {
+            "This sandbox may reach this host on other ports only: its allow list names them."
+        }
+        Reason::AskAgain => "This host is allowed by now. Connect to it again.",
+        _ => "The policy of this sandbox does not allow this request.",
+    }
+}
+
 #[derive(Serialize)]
 struct Answer<'a> {
     error: &'a str,
@@ -40,7 +55,7 @@ struct Answer<'a> {
 impl Stop {
     /// The policy says no. `guidance` is what the author of the rule wants told.
     pub(super) fn denied(decision: &Decision, guidance: Option<&str>) -> Self {
-        let message = guidance.unwrap_or("The policy of this sandbox does not allow this request.");
+        let message = guidance.unwrap_or_else(|| words(decision.reason));
         Self {
             status: StatusCode::FORBIDDEN,
             error: "egress_denied",
@@ -65,6 +80,15 @@ impl Stop {
             rule: None,
             outcome: Outcome::Deny,
         }
+    }
+
+    /// The rules changed while the request was under way.
+    pub(super) fn no_longer_allowed(code: &'static str) -> Self {
+        Self::refused(
+            StatusCode::FORBIDDEN,
+            code,
+            "What holds for this sandbox changed while the request was under way.",
+        )
     }
 
     /// Substitution or scrubbing cannot be done.

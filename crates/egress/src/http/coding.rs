@@ -2,7 +2,10 @@
 
 use std::{io, pin::Pin};
 
-use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
+use async_compression::{
+    tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder},
+    zstd::DParameter,
+};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
@@ -15,6 +18,9 @@ use crate::upstream::{BodyError, RequestBody};
 
 /// How much is decoded at a time.
 const CHUNK_BYTES: usize = 16 << 10;
+/// The largest window of zstd, as a power of two: 8 MiB, which RFC 9659 sets for HTTP. The
+/// library by itself would take 128 MiB for each body that asks for it.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// A body does not decode.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +86,8 @@ fn decoder(body: BufferedReader, codings: &Codings) -> Reader {
             Coding::Deflate => Box::pin(ZlibDecoder::new(buffered)),
             Coding::Brotli => Box::pin(BrotliDecoder::new(buffered)),
             Coding::Zstd => {
-                let mut decoder = ZstdDecoder::new(buffered);
+                let window = DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX);
+                let mut decoder = ZstdDecoder::with_params(buffered, &[window]);
                 decoder.multiple_members(true);
                 Box::pin(decoder)
             }

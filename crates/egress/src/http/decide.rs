@@ -7,7 +7,9 @@ use hyper::body::{Body as _, Incoming};
 use tombolo_policy::{Body, RequestDecision, RequestHead, Staged};
 use tombolo_substitute::Codings;
 
-use super::{Exchange, Stop, coding, request_body::content_codings};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Exchange, Stop, coding, open::no_room, request_body::content_codings};
 use crate::audit::Outcome;
 
 /// A request that may go on.
@@ -25,6 +27,8 @@ pub(super) struct Decided {
 pub(super) struct GuestBody {
     pub(super) ahead: Bytes,
     pub(super) rest: Incoming,
+    /// For what was read ahead.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
@@ -33,6 +37,7 @@ impl Exchange {
         let mut body = GuestBody {
             ahead: Bytes::new(),
             rest: body,
+            room: None,
         };
         let sandbox = std::sync::Arc::clone(&self.flow.flow.sandbox);
         let now = || sandbox.shared.clock.now();
@@ -59,6 +64,9 @@ impl Exchange {
             Staged::Decided(decision) => decision,
             Staged::NeedBody { cap_bytes } => {
                 let codings = content_codings(&parts.headers);
+                let length = head.content_length.unwrap_or(cap_bytes).min(cap_bytes);
+                let room = sandbox.reserve_buffer(length).await;
+                body.room = Some(room.ok_or_else(no_room)?);
                 let inspected = inspect(&mut body, codings.ok(), cap_bytes).await?;
                 sandbox.with_limits(|limits| {
                     requests.decide_body(&head, inspected.as_body(), limits, now())

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::{
     Exchange, Stop,
     decide::Decided,
+    open::Terms,
     request_body::{self, Meter},
     response::{self, Reply},
 };
@@ -45,6 +46,7 @@ impl Exchange {
         &mut self,
         mut parts: Parts,
         decided: Decided,
+        terms: &Arc<Terms>,
     ) -> Result<Reply, Stop> {
         let mut substitution = self.substitution();
         self.write_head(&mut parts, &decided.path, substitution.as_mut())?;
@@ -54,6 +56,9 @@ impl Exchange {
             // What a secret was used for is recorded, come what may.
             self.draft.keep().await;
             sandbox.register_composites(substitution.take_composites());
+            if substitution.findings().substituted() > 0 {
+                terms.carry_values();
+            }
         }
         let connection = sandbox.pool.connect(&self.rules.policy, &key).await?;
         self.draft.record.resolved_ip = Some(connection.address.ip().to_string());
@@ -63,8 +68,8 @@ impl Exchange {
         } else {
             UpstreamFraming::Http1
         };
-        let meter = Arc::new(Meter::default());
-        let prepared = request_body::prepare(
+        let meter = Meter::of(terms);
+        let body = request_body::prepare(
             &mut parts.headers,
             decided.body,
             substitution.as_ref(),
@@ -73,7 +78,7 @@ impl Exchange {
         )
         .await?;
         let is_head = parts.method == http::Method::HEAD;
-        let request = Request::from_parts(parts, prepared.body);
+        let request = Request::from_parts(parts, body);
         let started = tokio::time::Instant::now();
         let sent = sandbox
             .pool

@@ -5,9 +5,11 @@
 //! What it lets through is here; `docs/design/0010-egress-proxy.md` has the list.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts,
-    uri::Authority,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
+    request::Parts, uri::Authority,
 };
+
+use tombolo_policy::HostName;
 
 use super::{HttpFlow, answer::Stop};
 use crate::identity::{Place, Scheme};
@@ -54,6 +56,15 @@ pub(super) fn check(parts: &mut Parts, flow: &HttpFlow) -> Result<Kind, Stop> {
     remove_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::HOST);
     Ok(kind)
+}
+
+/// The name that a request is for, as the guest says; for requests that go nowhere.
+pub(super) fn named<B>(request: &Request<B>) -> Option<HostName> {
+    let authority = match request.uri().authority() {
+        Some(authority) => authority.clone(),
+        None => Authority::try_from(request.headers().get(header::HOST)?.as_bytes()).ok()?,
+    };
+    HostName::parse(authority.host()).ok()
 }
 
 /// Takes out what is about one connection: the listed headers and what `Connection` names

@@ -17,7 +17,10 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep},
+};
 use tombolo_substitute::{
     BodyKind, BodyLength, BodyPlan, BodySubstitution, Codings, Findings, OnChange, Refusal,
     RequestFraming, RequestSubstitution, UnknownCoding, UpstreamFraming, is_digest_header,
@@ -28,6 +31,7 @@ use super::{
     coding::{self, DecodeError},
     decide::GuestBody,
     guard::is_grpc,
+    open::{Terms, Watch},
 };
 use crate::upstream::{BodyError, RequestBody};
 
@@ -35,7 +39,7 @@ use crate::upstream::{BodyError, RequestBody};
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What is known of a body while it flows and when it has ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Meter {
     /// From the guest, as sent.
     pub(super) bytes: AtomicU64,
@@ -46,12 +50,9 @@ pub(super) struct Meter {
     pub(super) findings: Mutex<Findings>,
     /// Values found in the response.
     pub(super) scrubbed: AtomicU64,
-}
-
-/// The body as it is sent, and its length if that is declared.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) body: RequestBody,
+    /// The rules changed, and no longer let it through.
+    ended: Mutex<Option<&'static str>>,
+    terms: Arc<Terms>,
 }
 
 /// The sum of `Content-Encoding`.
@@ -71,7 +72,7 @@ pub(super) async fn prepare(
     substitution: Option<&RequestSubstitution>,
     upstream: UpstreamFraming,
     limits: (Option<u64>, &Arc<Meter>),
-) -> Result<Prepared, Stop> {
+) -> Result<RequestBody, Stop> {
     let (limit_bytes, meter) = limits;
     let framing = framing(headers, &body, upstream);
     let plan = match substitution {
@@ -80,8 +81,7 @@ pub(super) async fn prepare(
     };
     if framing.length == BodyLength::Empty {
         let empty = Empty::new().map_err(|never| match never {});
-        let body = empty.boxed_unsync();
-        return Ok(Prepared { body });
+        return Ok(empty.boxed_unsync());
     }
     let trailers = if is_grpc(headers) {
         Trailers::Kept
@@ -91,9 +91,12 @@ pub(super) async fn prepare(
     let length = body.length();
     let raw = body.into_stream(limit_bytes, meter, trailers);
     let (Some(substitution), Some(kind)) = (substitution, &framing.kind) else {
-        return Ok(Prepared { body: raw });
+        return Ok(raw);
     };
-    let body = match plan {
+    if !matches!(plan, BodyPlan::Untouched | BodyPlan::Literal) {
+        meter.terms.carry_values();
+    }
+    Ok(match plan {
         BodyPlan::Untouched | BodyPlan::Literal => raw,
         BodyPlan::SameLength => substituted(raw, substitution.body(kind), meter, length),
         BodyPlan::Stream { codings } => {
@@ -108,15 +111,16 @@ pub(super) async fn prepare(
             on_change,
         } => {
             let substitution = substitution.body(kind);
+            let room = length.unwrap_or(max_bytes).min(max_bytes);
             let buffer = Buffer {
                 codings,
                 max_bytes,
                 on_change,
+                room: meter.terms.reserve_buffer(room).await?,
             };
             buffer.run(headers, raw, substitution, meter).await?
         }
-    };
-    Ok(Prepared { body })
+    })
 }
 
 fn framing(headers: &HeaderMap, body: &GuestBody, upstream: UpstreamFraming) -> RequestFraming {
@@ -170,6 +174,8 @@ impl GuestBody {
             meter: Arc::clone(meter),
             trailers,
             patience: Box::pin(sleep(IDLE_TIMEOUT)),
+            watch: meter.watch(),
+            _room: self.room,
         };
         guest.boxed_unsync()
     }
@@ -190,6 +196,9 @@ struct FromGuest {
     meter: Arc<Meter>,
     trailers: Trailers,
     patience: Pin<Box<Sleep>>,
+    watch: Watch,
+    /// For what was read ahead.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body is not read to its end. Guests do not see these.
@@ -199,6 +208,8 @@ enum GuestBodyError {
     OverLimit,
     #[error("the guest was silent in the middle of a body")]
     Idle,
+    #[error("the rules changed in the middle of a body")]
+    Ended,
 }
 
 impl FromGuest {
@@ -222,6 +233,10 @@ impl Body for FromGuest {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Poll::Ready(code) = this.watch.poll_end(context) {
+            *this.meter.ended.lock() = Some(code);
+            return Poll::Ready(Some(Err(Box::new(GuestBodyError::Ended))));
+        }
         if !this.ahead.is_empty() {
             let ahead = std::mem::take(&mut this.ahead);
             return Poll::Ready(Some(this.admit(ahead)));
@@ -325,6 +340,7 @@ struct Buffer {
     codings: Codings,
     max_bytes: u64,
     on_change: OnChange,
+    room: OwnedSemaphorePermit,
 }
 
 impl Buffer {
@@ -341,7 +357,7 @@ impl Buffer {
             Ok(decoded) => decoded,
             Err(DecodeError::TooLong) => return Err(self.too_large().into()),
             // A body that only pretends to be coded goes on as it is.
-            Err(DecodeError::Broken(_)) => return Ok(full(headers, raw)),
+            Err(DecodeError::Broken(_)) => return Ok(full(headers, raw, self.room)),
         };
         let mut out = Vec::with_capacity(decoded.len());
         substitution.push(&decoded, &mut out);
@@ -349,13 +365,13 @@ impl Buffer {
         let is_changed = findings.substituted() > 0;
         meter.findings.lock().merge(findings);
         if !is_changed {
-            return Ok(full(headers, raw));
+            return Ok(full(headers, raw, self.room));
         }
         if self.on_change == OnChange::Refuse {
             return Err(Refusal::DigestWouldBreak.into());
         }
         headers.remove(header::CONTENT_ENCODING);
-        Ok(full(headers, Bytes::from(out)))
+        Ok(full(headers, Bytes::from(out), self.room))
     }
 
     async fn read(&self, mut body: RequestBody, meter: &Meter) -> Result<Bytes, Stop> {
@@ -380,14 +396,35 @@ impl Buffer {
 }
 
 impl Meter {
+    pub(super) fn of(terms: &Arc<Terms>) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: AtomicU64::default(),
+            is_over_limit: AtomicBool::default(),
+            is_broken: AtomicBool::default(),
+            findings: Mutex::default(),
+            scrubbed: AtomicU64::default(),
+            ended: Mutex::default(),
+            terms: Arc::clone(terms),
+        })
+    }
+
+    pub(super) fn watch(&self) -> Watch {
+        self.terms.watch()
+    }
+
     /// Whether it is the guest's fault that a request was not sent whole.
     pub(super) fn is_at_fault(&self) -> bool {
-        self.is_broken.load(Ordering::Relaxed) || self.is_over_limit.load(Ordering::Relaxed)
+        self.is_broken.load(Ordering::Relaxed)
+            || self.is_over_limit.load(Ordering::Relaxed)
+            || self.ended.lock().is_some()
     }
 }
 
 /// What to answer when the guest's own body is what failed.
 pub(super) fn broken_body(meter: &Meter) -> Stop {
+    if let Some(code) = *meter.ended.lock() {
+        return Stop::no_longer_allowed(code);
+    }
     if meter.is_over_limit.load(Ordering::Relaxed) {
         return Stop::refused(
             http::StatusCode::PAYLOAD_TOO_LARGE,
@@ -402,9 +439,13 @@ pub(super) fn broken_body(meter: &Meter) -> Stop {
     )
 }
 
-fn full(headers: &mut HeaderMap, bytes: Bytes) -> RequestBody {
+/// A body in memory, and the room that it takes until it is sent.
+fn full(headers: &mut HeaderMap, bytes: Bytes, room: OwnedSemaphorePermit) -> RequestBody {
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     Full::new(bytes)
-        .map_err(|never| match never {})
+        .map_err(move |never| {
+            let _held = &room;
+            match never {}
+        })
         .boxed_unsync()
 }

@@ -11,15 +11,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tombolo_substitute::{
-    BodyLength, Codings, ResponseFraming, ResponsePlan, ScrubMode, Scrubber, plan_response,
+    BodyLength, Codings, ResponseFraming, ResponsePlan, ScrubMode, plan_response,
 };
 
 use super::{
     Exchange, ResponseBody, Stop, coding,
     guard::remove_hop_by_hop,
+    open::Watch,
     request_body::{Meter, content_codings},
+    search::{Search, SecretsChanged},
 };
 use crate::{
     audit::Draft,
@@ -44,16 +46,36 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) struct ToGuest {
     inner: ResponseBody,
-    scrubber: Option<Scrubber>,
-    trailer_scrub: Option<(Arc<Sandbox>, Arc<Rules>)>,
+    searching: Searching,
+    /// Who searches trailers.
+    scrub: Option<Scrub>,
     trailers: Option<HeaderMap>,
     is_finished: bool,
     length: Option<u64>,
     lease: Option<Lease>,
     bytes: u64,
-    meter: Arc<Meter>,
+    /// None where the body is none.
+    meter: Option<Arc<Meter>>,
+    watch: Option<Watch>,
     draft: Option<Draft>,
+    room: Option<OwnedSemaphorePermit>,
 }
+
+/// How a body is searched.
+#[derive(Debug)]
+enum Searching {
+    /// It was, or there is none.
+    Done,
+    /// There were no secrets when it began, and its framing promises what a search could not
+    /// keep: it ends when there are.
+    Unneeded,
+    Stream(Search),
+}
+
+/// Why a body does not reach its end.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the response is not passed on any further: {0}")]
+struct Ended(&'static str);
 
 /// Takes what the host answered.
 pub(super) async fn take(
@@ -79,21 +101,25 @@ pub(super) async fn take(
     };
     let mut to_guest = ToGuest {
         inner: pass(body),
-        scrubber: None,
-        trailer_scrub: None,
+        searching: Searching::Unneeded,
+        scrub: Some(Scrub {
+            sandbox: Arc::clone(&sandbox),
+            rules: Arc::clone(&rules),
+        }),
         trailers: None,
         is_finished: false,
         length,
         lease: Some(sent.lease),
         bytes: 0,
-        meter: Arc::clone(&meter),
+        watch: Some(meter.watch()),
+        meter: Some(Arc::clone(&meter)),
         draft: None,
+        room: None,
     };
-    if rules.secrets.is_empty() {
+    exchange.draft.record.scrubbed += scrub_headers(&sandbox, &rules, &mut parts.headers);
+    if rules.secrets.is_empty() && sandbox.rules().secrets.is_empty() {
         return Ok(Reply::new(parts, to_guest));
     }
-    exchange.draft.record.scrubbed += scrub_headers(&sandbox, &rules, &mut parts.headers);
-    to_guest.trailer_scrub = Some((Arc::clone(&sandbox), Arc::clone(&rules)));
     let plan = match plan_response(&framing(&parts, is_head, &to_guest)) {
         Ok(plan) => plan,
         Err(refusal) => {
@@ -151,6 +177,8 @@ fn framing<'a>(parts: &'a Parts, is_head: bool, body: &ToGuest) -> ResponseFrami
     }
 }
 
+/// Searches by the rules of an exchange, and by those that hold when it is asked.
+#[derive(Debug)]
 struct Scrub {
     sandbox: Arc<Sandbox>,
     rules: Arc<Rules>,
@@ -164,7 +192,7 @@ impl Scrub {
         plan: ResponsePlan,
     ) -> Result<(), Stop> {
         match plan {
-            ResponsePlan::HeadersOnly => {}
+            ResponsePlan::HeadersOnly => body.searching = Searching::Done,
             ResponsePlan::Stream { codings } => {
                 self.stream(headers, body, &codings, ScrubMode::Placeholder);
                 unknown_length(headers, body);
@@ -194,7 +222,7 @@ impl Scrub {
             let inner = std::mem::replace(&mut body.inner, empty());
             body.inner = coding::decode_stream(inner, codings);
         }
-        body.scrubber = self.sandbox.scrubber(&self.rules, mode);
+        body.searching = Searching::Stream(Search::new(&self.sandbox, &self.rules, mode));
     }
 
     /// A short text is read whole, so that it keeps a length, and its coding if nothing
@@ -233,6 +261,7 @@ impl Scrub {
         let found = self
             .sandbox
             .scrub(&self.rules, ScrubMode::Placeholder, &decoded);
+        body.searching = Searching::Done;
         let Some(clean) = found else {
             body.inner = full(raw);
             return Ok(());
@@ -241,7 +270,7 @@ impl Scrub {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(clean.len()));
         body.length = Some(clean.len() as u64);
         body.inner = full(Bytes::from(clean));
-        body.meter.scrubbed.fetch_add(1, Ordering::Relaxed);
+        body.note_scrubbed(1);
         Ok(())
     }
 }
@@ -276,15 +305,17 @@ impl Reply {
     pub(super) fn bare(parts: Parts) -> Self {
         let body = ToGuest {
             inner: empty(),
-            scrubber: None,
-            trailer_scrub: None,
+            searching: Searching::Done,
+            scrub: None,
             trailers: None,
             is_finished: false,
             length: None,
             lease: None,
             bytes: 0,
-            meter: Arc::default(),
+            meter: None,
+            watch: None,
             draft: None,
+            room: None,
         };
         Self::new(parts, body)
     }
@@ -297,6 +328,12 @@ impl Reply {
         }
     }
 
+    /// Keeps the place of a request taken until the response has ended.
+    pub(super) fn with_room(mut self, room: OwnedSemaphorePermit) -> Self {
+        self.body.room = Some(room);
+        self
+    }
+
     /// Leaves the record to somebody else.
     pub(super) fn with_tunnel(mut self, tunnel: oneshot::Sender<Draft>) -> Self {
         self.tunnel = Some(tunnel);
@@ -305,9 +342,9 @@ impl Reply {
 }
 
 impl ToGuest {
-    fn frame(&mut self, data: Vec<u8>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn frame(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.bytes = self.bytes.saturating_add(data.len() as u64);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(data)))))
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn finish(&mut self) -> Option<Vec<u8>> {
@@ -316,16 +353,65 @@ impl ToGuest {
             lease.give_back();
         }
         let mut rest = Vec::new();
-        if let Some(scrubber) = &mut self.scrubber {
-            scrubber.finish(&mut rest);
+        if let Searching::Stream(search) = &mut self.searching {
+            search.finish(&mut rest);
         }
         (!rest.is_empty()).then_some(rest)
     }
 
+    /// What of a piece may be passed on; nothing where all of it is held back.
+    fn search(&mut self, data: Bytes) -> Result<Option<Bytes>, Ended> {
+        let changed = Ended("secrets_changed");
+        match &mut self.searching {
+            Searching::Done => Ok(Some(data)),
+            Searching::Unneeded => {
+                let is_needed = self
+                    .scrub
+                    .as_ref()
+                    .is_some_and(|scrub| !scrub.sandbox.rules().secrets.is_empty());
+                if is_needed {
+                    Err(changed)
+                } else {
+                    Ok(Some(data))
+                }
+            }
+            Searching::Stream(search) => {
+                let mut out = Vec::with_capacity(data.len());
+                search
+                    .push(&data, &mut out)
+                    .map_err(|SecretsChanged| changed)?;
+                Ok((!out.is_empty()).then(|| Bytes::from(out)))
+            }
+        }
+    }
+
+    /// Ends the body before its end.
+    fn break_off<E>(
+        &mut self,
+        code: &'static str,
+        error: E,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>
+    where
+        E: Into<BodyError>,
+    {
+        if let Some(draft) = &mut self.draft {
+            draft.record.failed(code);
+        }
+        // The connection to the host is not used again.
+        self.lease = None;
+        Poll::Ready(Some(Err(error.into())))
+    }
+
+    fn note_scrubbed(&self, count: u64) {
+        if let Some(meter) = &self.meter {
+            meter.scrubbed.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     fn take_trailers(&mut self, mut trailers: HeaderMap) {
-        if let Some((sandbox, rules)) = &self.trailer_scrub {
-            let scrubbed = scrub_headers(sandbox, rules, &mut trailers);
-            self.meter.scrubbed.fetch_add(scrubbed, Ordering::Relaxed);
+        if let Some(scrub) = &self.scrub {
+            let scrubbed = scrub_headers(&scrub.sandbox, &scrub.rules, &mut trailers);
+            self.note_scrubbed(scrubbed);
         }
         self.trailers = Some(trailers);
     }
@@ -345,33 +431,27 @@ impl Body for ToGuest {
                 let trailers = this.trailers.take();
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
+            if let Some(Poll::Ready(code)) =
+                this.watch.as_mut().map(|watch| watch.poll_end(context))
+            {
+                return this.break_off(code, Ended(code));
+            }
             let frame = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    if let Some(draft) = &mut this.draft {
-                        draft.record.failed("upstream_body");
-                    }
-                    return Poll::Ready(Some(Err(error)));
-                }
+                Some(Err(error)) => return this.break_off("upstream_body", error),
                 None => {
                     if let Some(rest) = this.finish() {
-                        return this.frame(rest);
+                        return this.frame(rest.into());
                     }
                     continue;
                 }
             };
             match frame.into_data() {
-                Ok(data) => {
-                    let Some(scrubber) = &mut this.scrubber else {
-                        this.bytes = this.bytes.saturating_add(data.len() as u64);
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    };
-                    let mut out = Vec::with_capacity(data.len());
-                    scrubber.push(&data, &mut out);
-                    if !out.is_empty() {
-                        return this.frame(out);
-                    }
-                }
+                Ok(data) => match this.search(data) {
+                    Ok(Some(out)) => return this.frame(out),
+                    Ok(None) => {}
+                    Err(ended) => return this.break_off(ended.0, ended),
+                },
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         this.take_trailers(trailers);
@@ -383,7 +463,7 @@ impl Body for ToGuest {
 
     fn is_end_stream(&self) -> bool {
         self.is_finished && self.trailers.is_none()
-            || self.scrubber.is_none() && self.inner.is_end_stream()
+            || !matches!(self.searching, Searching::Stream(_)) && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -403,10 +483,14 @@ impl Drop for ToGuest {
             return;
         };
         let record = &mut draft.record;
-        record.req_bytes = self.meter.bytes.load(Ordering::Relaxed);
-        record.found(&self.meter.findings.lock());
         record.resp_bytes = self.bytes;
-        record.scrubbed += self.meter.scrubbed.load(Ordering::Relaxed);
-        record.scrubbed += self.scrubber.as_ref().map_or(0, Scrubber::scrubbed);
+        if let Some(meter) = &self.meter {
+            record.req_bytes = meter.bytes.load(Ordering::Relaxed);
+            record.found(&meter.findings.lock());
+            record.scrubbed += meter.scrubbed.load(Ordering::Relaxed);
+        }
+        if let Searching::Stream(search) = &self.searching {
+            record.scrubbed += search.scrubbed();
+        }
     }
 }

@@ -12,7 +12,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::timeout,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -26,6 +29,7 @@ use tombolo_substitute::{RequestSubstitution, ScrubMode};
 use super::{
     Exchange, HttpFlow, Stop,
     decide::Decided,
+    open::Terms,
     request_body::Meter,
     response::{self, Reply},
 };
@@ -46,16 +50,18 @@ impl Exchange {
         &mut self,
         mut parts: Parts,
         decided: Decided,
+        terms: &Arc<Terms>,
     ) -> Result<Reply, Stop> {
         self.draft.record.proto = "ws";
         let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
         let (Some(key), Some(guest)) = (key, parts.extensions.remove::<OnUpgrade>()) else {
             return Err(not_websocket());
         };
+        let sandbox = Arc::clone(&self.flow.flow.sandbox);
+        let room = sandbox.admit_websocket().ok_or_else(too_many)?;
         parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         let mut substitution = self.substitution();
         self.write_head(&mut parts, &decided.path, substitution.as_mut())?;
-        let sandbox = Arc::clone(&self.flow.flow.sandbox);
         if let Some(substitution) = &mut substitution {
             self.draft.keep().await;
             sandbox.register_composites(substitution.take_composites());
@@ -73,7 +79,7 @@ impl Exchange {
             .send(&self.rules.policy, pool_key, connection, request)
             .await?;
         if sent.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return response::take(self, sent, false, Arc::new(Meter::default())).await;
+            return response::take(self, sent, false, Meter::of(terms)).await;
         }
         check_handshake(&sent.response, &key)?;
         let (mut head, _empty) = sent.response.into_parts();
@@ -90,7 +96,9 @@ impl Exchange {
             flow: Arc::clone(&self.flow),
             rules: Arc::clone(&self.rules),
             substitution: Mutex::new(substitution),
+            terms: Arc::clone(terms),
             _lease: sent.lease,
+            _room: room,
         };
         sandbox.tasks.spawn(tunnel.run(guest, host, receive_draft));
         Ok(Reply::bare(head).with_tunnel(draft))
@@ -102,6 +110,14 @@ fn not_websocket() -> Stop {
         StatusCode::BAD_REQUEST,
         "websocket_handshake",
         "This is not a handshake of WebSocket version 13.",
+    )
+}
+
+fn too_many() -> Stop {
+    Stop::refused(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_websockets",
+        "This sandbox has too many WebSockets open.",
     )
 }
 
@@ -136,7 +152,9 @@ struct Tunnel {
     flow: Arc<HttpFlow>,
     rules: Arc<Rules>,
     substitution: Mutex<Option<RequestSubstitution>>,
+    terms: Arc<Terms>,
     _lease: Lease,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Bytes of messages, by direction, for the record.
@@ -179,11 +197,13 @@ impl Tunnel {
         };
         let sandbox = Arc::clone(&self.flow.flow.sandbox);
         let sums = Mutex::new(Sums::default());
+        let mut watch = self.terms.watch();
         let ended = tokio::select! {
             ended = self.join(guest, host, &sums) => ended,
             () = sandbox.until_revoked(&self.flow.flow.place) => Some("policy_changed"),
             () = sandbox.until_secrets_change(self.rules.secret_generation),
                 if self.substitution.lock().is_some() => Some("secrets_changed"),
+            code = watch.ended() => Some(code),
             () = sandbox.closed.cancelled() => Some("sandbox_ended"),
         };
         let record = &mut draft.record;

@@ -2,6 +2,7 @@
 //! and a restart in between.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -14,26 +15,30 @@ use tokio::time::timeout;
 use tombolo_ids::{Region, SandboxId};
 use tombolo_node_proto::{
     egress::{
-        AttachRequest, ExplainRequest, PublicKeyRequest, SandboxRef, Secret, SetPolicyRequest,
-        SetSecretsRequest, StatsRequest, egress_server::Egress as _,
+        AttachRequest, ChangeSecretsRequest, ExplainHeader, ExplainRequest, PublicKeyRequest,
+        SandboxRef, Secret, SetPolicyRequest, StatsRequest, egress_server::Egress as _,
     },
     handover::{self, SlotSockets},
 };
 use tombolo_policy::OperatorRules;
 use tombolo_secret::{Placeholder, SealingKey, SecretContext, SecretName, SecretValue};
+use tombolo_substitute::{Destination, Flow, Scheme, ScrubMode};
 use tonic::{Code, Request};
 
-use super::rig::{CANARY, PATIENCE, policy};
+use super::rig::{CANARY, PATIENCE, Rig, policy};
 use crate::{
     audit::Audit,
     clock::Clock,
     control::{Control, Descriptors, open_descriptors},
     counters::Counters,
     registry::Registry,
+    rules::Rules,
     sandbox::Shared,
     store::Store,
     upstream::Resolver,
 };
+
+type Headers<'a> = &'a [(&'a str, &'a str)];
 
 /// A process with its state in a directory.
 fn start(directory: &Path) -> Control {
@@ -54,7 +59,7 @@ fn start(directory: &Path) -> Control {
     let descriptors = Arc::new(Descriptors::default());
     let socket = directory.join("descriptors.sock");
     std::fs::remove_file(&socket).ok();
-    let listener = open_descriptors(&socket).unwrap();
+    let listener = tokio::net::UnixListener::from_std(open_descriptors(&socket).unwrap()).unwrap();
     tokio::spawn(Arc::clone(&descriptors).serve(listener));
     Control {
         registry: Arc::new(Registry::new(shared, store, key)),
@@ -107,12 +112,16 @@ async fn attach(
 }
 
 async fn sealed(control: &Control, id: &SandboxId) -> Secret {
+    sealed_as(control, id, "KEY", [0xa7; 32]).await
+}
+
+async fn sealed_as(control: &Control, id: &SandboxId, name: &str, random: [u8; 32]) -> Secret {
     let key = control
         .public_key(Request::new(PublicKeyRequest {}))
         .await
         .unwrap();
     let key = SealingKey::from_bytes(&key.into_inner().key).unwrap();
-    let name = SecretName::parse("KEY").unwrap();
+    let name = SecretName::parse(name).unwrap();
     let context = SecretContext {
         organisation: "o1",
         sandbox: id.as_str(),
@@ -121,7 +130,7 @@ async fn sealed(control: &Control, id: &SandboxId) -> Secret {
     let value = SecretValue::new(CANARY.to_owned()).unwrap();
     Secret {
         name: name.to_string(),
-        placeholder: Placeholder::from_bytes([0xa7; 32]).to_string(),
+        placeholder: Placeholder::from_bytes(random).to_string(),
         sealed: key.seal(&value, &context).unwrap().into(),
     }
 }
@@ -203,6 +212,7 @@ async fn what_is_not_valid_changes_nothing() {
         sandbox_id: id.to_string(),
         method: "GET".to_owned(),
         url: "https://good.test/x".to_owned(),
+        ..ExplainRequest::default()
     };
     let explained = control
         .explain(Request::new(explain))
@@ -212,15 +222,6 @@ async fn what_is_not_valid_changes_nothing() {
     let explained: Value = serde_json::from_str(&explained.explanation_json).unwrap();
     assert_eq!(explained["connect"]["verdict"], "allow");
     assert_eq!(explained["secrets"], json!(["KEY"]));
-    // Left out is revoked, and stays known.
-    let request = SetSecretsRequest {
-        sandbox_id: id.to_string(),
-        secrets: Vec::new(),
-    };
-    control.set_secrets(Request::new(request)).await.unwrap();
-    let rules = control.registry.find(id.as_str()).unwrap().rules();
-    assert!(!rules.secrets.is_empty());
-    assert_eq!(rules.secret_generation, 2);
     let stats = control
         .stats(Request::new(StatsRequest::default()))
         .await
@@ -231,4 +232,180 @@ async fn what_is_not_valid_changes_nothing() {
             .prometheus
             .contains("tombolo_egress_dropped_records_total 0")
     );
+}
+
+#[tokio::test]
+async fn headers_and_the_body_are_part_of_what_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    let document = policy(|document| {
+        document["net"] = json!({ "rules": [{
+            "id": "small", "host": "good.test", "method": "POST",
+            "headers": { "X-Team": "a" }, "json": { "/model": { "equals": "small" } },
+        }] });
+    });
+    let secret = sealed(&control, &id).await;
+    attach(&control, &id, Some(&document), vec![secret])
+        .await
+        .unwrap();
+    let json_type = ("content-type", "application/json");
+    let team = ("x-team", "a");
+    let small = Some(r#"{"model": "small"}"#);
+    let cases: [(Headers<'_>, Option<&str>, &str); 5] = [
+        (&[json_type, team], small, "allow"),
+        (&[json_type, team], Some(r#"{"model": "large"}"#), "deny"),
+        (&[json_type], small, "deny"),
+        (&[team], small, "deny"),
+        (&[json_type, team], None, "deny"),
+    ];
+    for (headers, body, verdict) in cases {
+        let headers = headers.iter().map(|(name, value)| ExplainHeader {
+            name: (*name).to_owned(),
+            value: (*value).to_owned(),
+        });
+        let explain = ExplainRequest {
+            sandbox_id: id.to_string(),
+            method: "POST".to_owned(),
+            url: "https://good.test/x".to_owned(),
+            headers: headers.collect(),
+            body: body.map(|text| text.to_owned().into()),
+        };
+        let explained = control.explain(Request::new(explain)).await.unwrap();
+        let explained: Value =
+            serde_json::from_str(&explained.into_inner().explanation_json).unwrap();
+        assert_eq!(explained["request"]["verdict"], verdict, "{explained}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_given_and_revoked_one_by_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    let secret = sealed(&control, &id).await;
+    attach(&control, &id, Some(&policy(|_| {})), vec![secret])
+        .await
+        .unwrap();
+    let both = policy(|document| {
+        document["secrets"]["OTHER"] = json!({ "hosts": ["good.test"] });
+    });
+    // What is given and what is revoked, whether a policy comes along, and whether any secret
+    // can be used afterwards. Each step is on top of the one before.
+    let steps: [(&[&str], &[&str], bool, bool); 5] = [
+        (&["OTHER"], &["KEY"], true, true),
+        (&[], &["OTHER", "UNKNOWN"], false, false),
+        (&["KEY"], &[], false, true),
+        (&["KEY"], &["KEY"], false, true),
+        (&[], &["KEY"], false, false),
+    ];
+    for (step, (given, revoked, with_policy, is_usable)) in steps.into_iter().enumerate() {
+        let mut secrets = Vec::new();
+        for name in given {
+            let random = [name.len().try_into().unwrap(); 32];
+            secrets.push(sealed_as(&control, &id, name, random).await);
+        }
+        let request = ChangeSecretsRequest {
+            sandbox_id: id.to_string(),
+            given: secrets,
+            revoked: revoked.iter().map(ToString::to_string).collect(),
+            policy_json: if with_policy {
+                both.to_string()
+            } else {
+                String::new()
+            },
+        };
+        control.change_secrets(Request::new(request)).await.unwrap();
+        let rules = control.registry.find(id.as_str()).unwrap().rules();
+        assert_eq!(rules.secret_generation, 2 + step as u64, "{step}");
+        let eligibility = rules.eligibility(&Destination {
+            host: "good.test",
+            port: 443,
+            scheme: Scheme::Https,
+            flow: Flow::Terminated,
+        });
+        assert_eq!(!eligibility.is_empty(), is_usable, "{step}");
+        // A revoked secret stays known: responses are searched for it.
+        let sandbox = control.registry.find(id.as_str()).unwrap();
+        let scrubbed = sandbox.scrub(&rules, ScrubMode::Placeholder, CANARY.as_bytes());
+        assert!(scrubbed.is_some(), "{step}");
+    }
+    let unknown = ChangeSecretsRequest::default();
+    let refused = control.change_secrets(Request::new(unknown)).await;
+    assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+}
+
+/// What is explained of a URL or a connection, by names, addresses and addresses of ours.
+#[tokio::test]
+async fn connections_to_addresses_are_explained() {
+    let rig = Rig::new(policy(|document| {
+        document["allow_net"] = json!(["good.test", "93.184.216.34:443", "db.test:5432"]);
+        document["net"] = json!({"rules": [{"id": "r", "host": "good.test", "method": "GET"}]});
+    }))
+    .await;
+    let virtual_address = rig.address_of("good.test");
+    let explain = |url: &str| {
+        let asked = ExplainRequest {
+            method: "POST".to_owned(),
+            url: url.to_owned(),
+            ..ExplainRequest::default()
+        };
+        crate::control::explain::explain(&rig.sandbox, &asked)
+    };
+    for (url, connect, terminated, request) in [
+        ("https://good.test/x", "allow", true, Some("deny")),
+        ("tcp://good.test:443", "allow", false, None),
+        ("https://93.184.216.34/x", "allow", false, Some("allow")),
+        ("https://93.184.216.34:444/x", "deny", false, Some("allow")),
+        ("http://[2606:4700::1]/", "deny", false, Some("allow")),
+        ("tcp://169.254.169.254:80", "deny", false, None),
+        ("tcp://[::ffff:10.0.0.1]:22", "deny", false, None),
+        ("tcp://db.test:5432", "allow", false, None),
+        ("tcp://db.test:5433", "deny", false, None),
+    ] {
+        let said = explain(url).unwrap();
+        assert_eq!(said["connect"]["verdict"], connect, "{url}: {said}");
+        assert_eq!(said["terminated"], terminated, "{url}: {said}");
+        assert_eq!(
+            said["request"]["verdict"].as_str(),
+            request,
+            "{url}: {said}"
+        );
+    }
+    let said = explain(&format!("https://{virtual_address}/x")).unwrap();
+    assert_eq!(said["name"], "good.test");
+    assert_eq!(said["secrets"], json!(["KEY"]));
+    assert_eq!(
+        explain("https://93.184.216.34/").unwrap()["address"],
+        "93.184.216.34"
+    );
+    for url in [
+        "/x",
+        "ftp://good.test/",
+        "tcp://good.test",
+        "https://198.19.7.7/",
+        "https://0x7f.1/",
+    ] {
+        assert!(explain(url).is_err(), "{url}");
+    }
+    rig.finish(0).await;
+}
+
+/// A form of placeholder that is not built is refused and not passed over.
+#[test]
+fn placeholders_have_one_form() {
+    for form in [json!({"shape": "sk-{}"}), json!({"same_length": true})] {
+        let document = policy(|document| document["secrets"]["KEY"]["placeholder"] = form);
+        let document = serde_json::from_value(document).unwrap();
+        let operator = OperatorRules::closed();
+        let refused = Rules::build(&document, &[], &operator, &BTreeMap::new(), 1).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("placeholder of the secret KEY"),
+            "{refused}"
+        );
+    }
 }

@@ -50,6 +50,7 @@ async fn ask(rig: &Rig, question: &Message) -> Message {
     Message::from_vec(&answer).unwrap()
 }
 
+/// DNS-01, DNS-02, DNS-08: only addresses of permitted names are told.
 #[tokio::test]
 async fn dns_01_02_08_only_addresses_of_permitted_names_are_told() {
     use RecordType as Type;
@@ -63,9 +64,12 @@ async fn dns_01_02_08_only_addresses_of_permitted_names_are_told() {
         ("good.test.", Type::TXT, ResponseCode::NoError, 0),
         ("good.test.", Type::ANY, ResponseCode::NoError, 0),
         ("good.test.", Type::AXFR, ResponseCode::Refused, 0),
-        ("wild.test.", Type::A, ResponseCode::NXDomain, 0),
-        ("c2VjcmV0.evil.test.", Type::A, ResponseCode::NXDomain, 0),
-        ("evil.test.", Type::TXT, ResponseCode::NXDomain, 0),
+        // Refused names lead to the address where that is explained, and nowhere else.
+        ("wild.test.", Type::A, ResponseCode::NoError, 1),
+        ("c2VjcmV0.evil.test.", Type::AAAA, ResponseCode::NoError, 1),
+        ("evil.test.", Type::TXT, ResponseCode::NoError, 0),
+        ("evil.test.", Type::HTTPS, ResponseCode::NoError, 0),
+        ("evil.", Type::A, ResponseCode::NXDomain, 0),
         (
             "1.0.0.127.in-addr.arpa.",
             Type::PTR,
@@ -104,6 +108,28 @@ async fn dns_the_address_leads_to_the_name() {
     rig.finish(1).await;
 }
 
+/// DNS-01: however many refused names are asked for, there is one address for all.
+#[tokio::test]
+async fn dns_01_refused_names_share_one_address_that_is_none_of_the_pool() {
+    let rig = Rig::usual().await;
+    let refusal = rig.sandbox.with_vips(|vips| vips.refusal());
+    for name in ["evil.test.", "c2VjcmV0.evil.test.", "wild.test."] {
+        for (kind, expected) in [
+            (RecordType::A, RData::A(refusal.v4.into())),
+            (RecordType::AAAA, RData::AAAA(refusal.v6.into())),
+        ] {
+            let answer = ask(&rig, &question(name, kind)).await;
+            assert_eq!(answer.answers[0].data, expected, "{name} {kind}");
+            assert_eq!(answer.answers[0].ttl, tombolo_policy::VIP_REFUSAL_TTL_S);
+        }
+    }
+    for record in rig.finish(6).await {
+        assert_eq!(record["decision"], "deny", "{record}");
+        assert_eq!(record["reason"], "not_listed", "{record}");
+    }
+}
+
+/// DNS-02: other operations and classes end here.
 #[tokio::test]
 async fn dns_02_other_operations_and_classes_end_here() {
     let mut update = question("good.test.", RecordType::A);
@@ -133,6 +159,7 @@ async fn dns_02_other_operations_and_classes_end_here() {
     }
 }
 
+/// DNS-10: malformed questions get an error and options nothing.
 #[tokio::test]
 async fn dns_10_malformed_questions_get_an_error_and_options_nothing() {
     let header = [0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -158,13 +185,14 @@ async fn dns_10_malformed_questions_get_an_error_and_options_nothing() {
     rig.finish(1).await;
 }
 
+/// DNS-03: by TCP the answers are the same.
 #[tokio::test]
 async fn dns_03_by_tcp_the_answers_are_the_same() {
     let rig = Rig::usual().await;
     let mut stream = rig.connect_to("1.1.1.1:53".parse().unwrap()).await;
     for (name, code) in [
         ("good.test.", ResponseCode::NoError),
-        ("evil.test.", ResponseCode::NXDomain),
+        ("evil.", ResponseCode::NXDomain),
     ] {
         let question = question(name, RecordType::A).to_vec().unwrap();
         stream
@@ -184,6 +212,7 @@ async fn dns_03_by_tcp_the_answers_are_the_same() {
     rig.finish(2).await;
 }
 
+/// DNS-06, DNS-07: what a name leads to is filtered before it is dialled.
 #[tokio::test]
 async fn dns_06_07_what_a_name_leads_to_is_filtered_before_it_is_dialled() {
     for (addresses, code) in [

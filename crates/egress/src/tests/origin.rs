@@ -3,8 +3,11 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsAcceptor;
@@ -46,12 +49,23 @@ pub(super) struct Arrived {
     pub(super) line: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+    /// Which connection it came on, in the order of their beginning.
+    pub(super) connection: usize,
 }
 
 pub(super) struct Origin {
     pub(super) tls: SocketAddr,
+    /// The same without HTTP/2.
+    pub(super) old: SocketAddr,
     pub(super) plain: SocketAddr,
+    /// Answers each connection with [`Self::canned`], whatever it is asked.
+    pub(super) raw: SocketAddr,
+    pub(super) canned: Mutex<Vec<u8>>,
     pub(super) arrived: Mutex<Vec<Arrived>>,
+    /// What came on each connection, decrypted, up to a bound.
+    pub(super) read: Mutex<Vec<Vec<u8>>>,
+    /// What was stored with `/store`, for `/read`.
+    stored: Mutex<Vec<u8>>,
 }
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -70,44 +84,83 @@ pub(super) fn authority() -> &'static TestAuthority {
 }
 
 impl Origin {
-    /// Certificates are for `good.test` and names below `wild.test` alone.
+    /// Certificates are for `good.test`, `old.test` and names below `wild.test` alone.
     pub(super) async fn start() -> Arc<Self> {
-        let key = KeyPair::generate().unwrap();
-        let names = vec!["good.test".to_owned(), "*.wild.test".to_owned()];
-        let certificate = CertificateParams::new(names)
-            .unwrap()
-            .signed_by(&key, &authority().issuer)
-            .unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let tls = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (tls, old) = (acceptor(&["h2", "http/1.1"]), acceptor(&["http/1.1"]));
+        let listener = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let listeners = [
+            listener().await.unwrap(),
+            listener().await.unwrap(),
+            listener().await.unwrap(),
+            listener().await.unwrap(),
+        ];
+        let [first, second, third, fourth] = listeners.each_ref().map(|l| l.local_addr().unwrap());
         let origin = Arc::new(Self {
-            tls: tls.local_addr().unwrap(),
-            plain: plain.local_addr().unwrap(),
+            tls: first,
+            old: second,
+            plain: third,
+            raw: fourth,
+            canned: Mutex::default(),
             arrived: Mutex::default(),
+            read: Mutex::default(),
+            stored: Mutex::default(),
         });
+        let [first, second, third, fourth] = listeners;
+        for (listener, acceptor) in [(first, tls), (second, old)] {
+            let own = Arc::clone(&origin);
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(Arc::clone(&own).serve_tls(acceptor.clone(), stream));
+                }
+            });
+        }
         let own = Arc::clone(&origin);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = tls.accept().await {
-                tokio::spawn(Arc::clone(&own).serve_tls(acceptor.clone(), stream));
-            }
-        });
-        let own = Arc::clone(&origin);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = plain.accept().await {
+            while let Ok((stream, _)) = third.accept().await {
                 let own = Arc::clone(&own);
                 tokio::spawn(async move { own.serve(stream).await });
             }
         });
+        let own = Arc::clone(&origin);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = fourth.accept().await {
+                tokio::spawn(Arc::clone(&own).serve_canned(stream));
+            }
+        });
         origin
+    }
+
+    /// Reads one head, answers what was prepared, and closes.
+    async fn serve_canned(self: Arc<Self>, mut stream: TcpStream) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return,
+            }
+        }
+        let serial = self.begin();
+        self.note(serial, &head);
+        let canned = self.canned.lock().clone();
+        // The other end may have seen enough.
+        drop(stream.write_all(&canned).await);
+    }
+
+    fn begin(&self) -> usize {
+        let mut read = self.read.lock();
+        read.push(Vec::new());
+        read.len() - 1
+    }
+
+    fn note(&self, serial: usize, bytes: &[u8]) {
+        let mut read = self.read.lock();
+        // Who wants to know nothing of what was before forgets it.
+        let Some(read) = read.get_mut(serial) else {
+            return;
+        };
+        let room = READ_KEPT_MAX.saturating_sub(read.len()).min(bytes.len());
+        read.extend_from_slice(&bytes[..room]);
     }
 
     /// What arrived, as one line each: method and target.
@@ -137,7 +190,13 @@ impl Origin {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = service_fn(move |request| Arc::clone(&self).handle(request));
+        let connection = self.begin();
+        let stream = Tap {
+            inner: stream,
+            connection,
+            origin: Arc::clone(&self),
+        };
+        let service = service_fn(move |request| Arc::clone(&self).handle(connection, request));
         let builder = auto::Builder::new(TokioExecutor::new());
         drop(
             builder
@@ -148,6 +207,7 @@ impl Origin {
 
     async fn handle(
         self: Arc<Self>,
+        connection: usize,
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -159,6 +219,7 @@ impl Origin {
                 line,
                 headers: parts.headers,
                 body: Vec::new(),
+                connection,
             });
             return Ok(grpc(body));
         }
@@ -171,10 +232,110 @@ impl Origin {
             line,
             headers: parts.headers,
             body,
+            connection,
         };
         self.arrived.lock().push(arrived.clone());
+        if path == "/store" {
+            *self.stored.lock() = echo(&arrived).into_bytes();
+        }
+        if path == "/read" {
+            let stored = self.stored.lock().clone();
+            let body = Full::new(Bytes::from(stored)).boxed_unsync();
+            return Ok(text_response().body(body).unwrap());
+        }
         Ok(answer(&path, &arrived, upgrade))
     }
+}
+
+/// How much of a connection is kept.
+const READ_KEPT_MAX: usize = 64 << 10;
+
+/// Keeps what is read.
+struct Tap<S> {
+    inner: S,
+    connection: usize,
+    origin: Arc<Origin>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        self.origin
+            .note(self.connection, &buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+fn acceptor(alpn: &[&str]) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let names = ["good.test", "old.test", "*.wild.test"].map(str::to_owned);
+    let certificate = CertificateParams::new(names)
+        .unwrap()
+        .signed_by(&key, &authority().issuer)
+        .unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+fn text_response() -> http::response::Builder {
+    Response::builder().header(header::CONTENT_TYPE, "text/plain")
+}
+
+/// The path `/coded/gzip,br` answers with those codings, in that order.
+fn coded(codings: &str, text: &[u8]) -> Vec<u8> {
+    let mut bytes = text.to_vec();
+    for coding in codings.split(',') {
+        bytes = encode(coding, &bytes);
+    }
+    bytes
+}
+
+/// A body with one content coding.
+pub(super) fn encode(coding: &str, bytes: &[u8]) -> Vec<u8> {
+    use async_compression::tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
+    use tokio::io::AsyncReadExt as _;
+    let mut encoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
+        "gzip" => Box::pin(GzipEncoder::new(bytes)),
+        "br" => Box::pin(BrotliEncoder::new(bytes)),
+        "zstd" => Box::pin(ZstdEncoder::new(bytes)),
+        "deflate" => Box::pin(ZlibEncoder::new(bytes)),
+        other => panic!("no coding {other}"),
+    };
+    let mut out = Vec::new();
+    futures_util::FutureExt::now_or_never(encoder.read_to_end(&mut out))
+        .unwrap()
+        .unwrap();
+    out
 }
 
 /// Everything that could be reflected, and the secret itself.
@@ -189,7 +350,7 @@ fn echo(arrived: &Arrived) -> String {
 }
 
 fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {
-    let response = Response::builder().header(header::CONTENT_TYPE, "text/plain");
+    let response = text_response();
     let whole = |text: Vec<u8>| Full::new(Bytes::from(text)).boxed_unsync();
     match path {
         "/header" => response
@@ -197,13 +358,41 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
             .header(header::LOCATION, format!("https://evil.test/?t={CANARY}"))
             .header("alt-svc", "h3=\":443\"")
             .body(whole(b"ok".to_vec())),
-        "/gzip" => response
+        path if path.starts_with("/coded/") => {
+            let codings = path.trim_start_matches("/coded/");
+            response
+                .header(header::CONTENT_ENCODING, codings)
+                .body(whole(coded(codings, echo(arrived).as_bytes())))
+        }
+        // They say another coding than they have.
+        "/lying" => response
             .header(header::CONTENT_ENCODING, "gzip")
-            .body(whole(gzip(echo(arrived).as_bytes()))),
+            .body(whole(echo(arrived).into_bytes())),
+        "/lying-long" => response
+            .header(header::CONTENT_ENCODING, "br")
+            .body(whole(echo(arrived).repeat(2000).into_bytes())),
+        "/redirect" => response
+            .status(302)
+            .header(header::LOCATION, format!("http://evil.test/?t={CANARY}"))
+            .body(whole(Vec::new())),
+        "/kept" => response
+            .header(header::ETAG, "\"e1\"")
+            .body(whole(format!("[{CANARY}]").into_bytes())),
+        "/unchanged" => response
+            .status(304)
+            .header(header::ETAG, "\"e1\"")
+            .body(whole(Vec::new())),
+        "/large" => Response::builder()
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(Full::new(large()).boxed_unsync()),
+        path if path.starts_with("/escaped/") => {
+            let form = path.trim_start_matches("/escaped/");
+            response.body(whole(escaped(form).into_bytes()))
+        }
         "/unknown-coding" => response
             .header(header::CONTENT_ENCODING, "x-own")
             .body(whole(echo(arrived).into_bytes())),
-        "/binary" => response
+        "/binary" => Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .body(whole([b"\0\x01", CANARY.as_bytes(), b"\xff"].concat())),
         "/sliced" => {
@@ -213,7 +402,7 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
                 .map(|byte| Ok(Frame::data(Bytes::from(vec![byte]))));
             response.body(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
         }
-        "/events" => response
+        "/events" => Response::builder()
             .header(header::CONTENT_TYPE, "text/event-stream")
             .body(events()),
         "/upgrade" => {
@@ -266,15 +455,43 @@ fn grpc(body: Incoming) -> Response<Body> {
         .unwrap()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use tokio::io::AsyncReadExt as _;
-    let encoder = async_compression::tokio::bufread::GzipEncoder::new(bytes);
-    let mut out = Vec::new();
-    let mut encoder = Box::pin(encoder);
-    futures_util::FutureExt::now_or_never(encoder.read_to_end(&mut out))
-        .unwrap()
-        .unwrap();
-    out
+/// Four mebibytes that no value is in, and of which no two places look alike.
+pub(super) fn large() -> Bytes {
+    static LARGE: OnceLock<Bytes> = OnceLock::new();
+    let make = || {
+        let mut state = 1_u64;
+        let step = |_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_be_bytes()
+        };
+        (0..1 << 19).flat_map(step).collect()
+    };
+    LARGE.get_or_init(make).clone()
+}
+
+/// The secret as a service might write it.
+fn escaped(form: &str) -> String {
+    use base64::Engine as _;
+    let engine = base64::engine::general_purpose::STANDARD;
+    let each = |write: fn(u8) -> String| CANARY.bytes().map(write).collect::<String>();
+    match form {
+        "json" => serde_json::to_string(CANARY).unwrap(),
+        "unicode" => each(|byte| format!("\\u{byte:04x}")),
+        "percent" => each(|byte| format!("%{byte:02X}")),
+        "html" => CANARY.replace('"', "&quot;"),
+        "hex" => each(|byte| format!("{byte:02x}")),
+        "HEX" => each(|byte| format!("{byte:02X}")),
+        "base64" => engine.encode(format!("user:{CANARY}")),
+        "base64-1" => engine.encode(format!("xuser:{CANARY}")),
+        "base64-2" => engine.encode(format!("xyuser:{CANARY}")),
+        "base64url" => {
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(format!("user:{CANARY}"))
+        }
+        "utf16" => CANARY.chars().flat_map(|c| [c, '\0']).collect(),
+        other => panic!("no form {other}"),
+    }
 }
 
 /// Answers each text with what it received and the secret.
@@ -282,7 +499,27 @@ fn websocket(arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> Response<
     use futures_util::{SinkExt as _, StreamExt as _};
     use tokio_tungstenite::{
         WebSocketStream,
-        tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
+        tungstenite::{
+            Message,
+            handshake::derive_accept_key,
+            protocol::{
+                CloseFrame, Role,
+                frame::{
+                    Frame,
+                    coding::{CloseCode, Data, OpCode},
+                },
+            },
+        },
+    };
+    let pieces = |text: &str| {
+        let pieces: Vec<&[u8]> = text.as_bytes().chunks(5).collect();
+        let last = pieces.len() - 1;
+        let frame = |(at, piece): (usize, &&[u8])| {
+            let code = if at == 0 { Data::Text } else { Data::Continue };
+            let bytes = Bytes::copy_from_slice(piece);
+            Message::Frame(Frame::message(bytes, OpCode::Data(code), at == last))
+        };
+        pieces.iter().enumerate().map(frame).collect::<Vec<_>>()
     };
     let key = arrived.headers.get(header::SEC_WEBSOCKET_KEY).unwrap();
     let accept = derive_accept_key(key.as_bytes());
@@ -293,7 +530,18 @@ fn websocket(arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> Response<
         while let Some(Ok(message)) = socket.next().await {
             if let Message::Text(text) = message {
                 let reply = format!("got {text} and {CANARY}");
-                drop(socket.send(Message::text(reply)).await);
+                let replies = match text.as_str() {
+                    "binary" => vec![Message::binary(reply)],
+                    "close" => vec![Message::Close(Some(CloseFrame {
+                        code: CloseCode::Normal,
+                        reason: reply.into(),
+                    }))],
+                    "pieces" => pieces(&reply),
+                    _ => vec![Message::text(reply)],
+                };
+                for reply in replies {
+                    drop(socket.send(reply).await);
+                }
             }
         }
     });

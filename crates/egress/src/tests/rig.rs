@@ -60,8 +60,8 @@ pub(super) fn policy(change: impl FnOnce(&mut Value)) -> Value {
     let mut document = json!({
         "version": 1,
         "generation": 1,
-        "allow_net": ["good.test", "plain.test:80", "raw.test:5432", "*.wild.test", "private.test", "unresolved.test"],
-        "secrets": { "KEY": { "hosts": ["good.test"] } },
+        "allow_net": ["good.test", "plain.test:80", "raw.test:5432", "*.wild.test", "old.test", "canned.test:80", "private.test", "unresolved.test"],
+        "secrets": { "KEY": { "hosts": ["good.test", "old.test"] } },
     });
     change(&mut document);
     document
@@ -74,10 +74,14 @@ impl Rig {
 
     pub(super) async fn new(document: Value) -> Self {
         let origin = Origin::start().await;
-        let (tls, plain) = (origin.tls.to_string(), origin.plain.to_string());
+        let [tls, old, plain, raw] =
+            [origin.tls, origin.old, origin.plain, origin.raw].map(|address| address.to_string());
         let operator = OperatorRules::parse(
             [
                 ("good.test:443", tls.as_str()),
+                ("old.test:443", old.as_str()),
+                ("one.wild.test:443", tls.as_str()),
+                ("canned.test:80", raw.as_str()),
                 ("good.test:80", plain.as_str()),
                 ("plain.test:80", plain.as_str()),
                 ("raw.test:5432", plain.as_str()),
@@ -101,18 +105,10 @@ impl Rig {
             roots: Arc::new(roots),
             flow_serial: AtomicU64::new(0),
         });
-        let placeholder = Placeholder::from_bytes([0xa7; 32]);
-        let rules = rules(&document, &operator, &held(SecretState::Active), 1);
-        let identity = SandboxIdentity {
-            id: "s1".into(),
-            organisation: "o1".into(),
-            labels: BTreeMap::new(),
-        };
-        let authority = Authority::generate("s1", unix_seconds()).unwrap();
         Self {
-            sandbox: Sandbox::new(identity, rules, authority, shared).unwrap(),
+            sandbox: sandbox("s1", &document, &operator, shared),
             origin,
-            placeholder: placeholder.to_string(),
+            placeholder: Placeholder::from_bytes([0xa7; 32]).to_string(),
             names,
             lines,
             seen: Mutex::default(),
@@ -121,9 +117,21 @@ impl Rig {
         }
     }
 
+    /// Another sandbox with the same policy, on the same host. Its placeholder is the same
+    /// text, its authority another.
+    pub(super) fn beside(&self) -> Arc<Sandbox> {
+        let shared = Arc::clone(&self.sandbox.shared);
+        sandbox("s2", &self.document, &self.operator, shared)
+    }
+
     /// Replaces the policy, and revokes the secret or does not.
     pub(super) fn replace(&self, document: &Value, state: SecretState, secret_generation: u64) {
-        let rules = rules(document, &self.operator, &held(state), secret_generation);
+        self.replace_all(document, &held(state), secret_generation);
+    }
+
+    /// Replaces the policy and the secrets.
+    pub(super) fn replace_all(&self, document: &Value, held: &[HeldSecret], generation: u64) {
+        let rules = rules(document, &self.operator, held, generation);
         self.sandbox.replace_rules(rules);
     }
 
@@ -210,6 +218,17 @@ impl Rig {
     {
         // The other end may close before it has read all.
         drop(stream.write_all(bytes).await);
+        self.read(stream).await
+    }
+
+    /// Reads until the other end closes.
+    pub(super) async fn read(&self, stream: impl AsyncRead + Unpin) -> String {
+        let read = self.read_bytes(stream).await;
+        String::from_utf8_lossy(&read).into_owned()
+    }
+
+    /// The same, for what is no text.
+    pub(super) async fn read_bytes(&self, mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
         let mut read = Vec::new();
         let mut chunk = [0; 4096];
         loop {
@@ -219,7 +238,7 @@ impl Rig {
             }
         }
         self.seen.lock().extend_from_slice(&read);
-        String::from_utf8_lossy(&read).into_owned()
+        read
     }
 
     /// One request over TLS to `good.test`, written by hand.
@@ -243,13 +262,33 @@ impl Rig {
     }
 }
 
-fn held(state: SecretState) -> Vec<HeldSecret> {
-    vec![HeldSecret {
-        name: SecretName::parse("KEY").unwrap(),
-        placeholder: Placeholder::from_bytes([0xa7; 32]),
-        value: SecretValue::new(CANARY.to_owned()).unwrap(),
+fn sandbox(
+    id: &str,
+    document: &Value,
+    operator: &OperatorRules,
+    shared: Arc<Shared>,
+) -> Arc<Sandbox> {
+    let rules = rules(document, operator, &held(SecretState::Active), 1);
+    let identity = SandboxIdentity {
+        id: id.into(),
+        organisation: "o1".into(),
+        labels: BTreeMap::new(),
+    };
+    let authority = Authority::generate(id, unix_seconds()).unwrap();
+    Sandbox::new(identity, rules, authority, shared).unwrap()
+}
+
+pub(super) fn held(state: SecretState) -> Vec<HeldSecret> {
+    vec![secret("KEY", 0xa7, CANARY, state)]
+}
+
+pub(super) fn secret(name: &str, random: u8, value: &str, state: SecretState) -> HeldSecret {
+    HeldSecret {
+        name: SecretName::parse(name).unwrap(),
+        placeholder: Placeholder::from_bytes([random; 32]),
+        value: SecretValue::new(value.to_owned()).unwrap(),
         state,
-    }]
+    }
 }
 
 fn rules(

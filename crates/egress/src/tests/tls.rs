@@ -24,6 +24,7 @@ async fn assert_ended(mut stream: TcpStream) {
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
+/// TLS-02, TLS-06: the name is that of the address.
 #[tokio::test]
 async fn tls_02_06_the_name_is_that_of_the_address() {
     for (sni, is_accepted) in [
@@ -55,6 +56,7 @@ async fn tls_02_06_the_name_is_that_of_the_address() {
     }
 }
 
+/// TLS-01: without a name the address tells it.
 #[tokio::test]
 async fn tls_01_without_a_name_the_address_tells_it() {
     let rig = Rig::usual().await;
@@ -66,6 +68,7 @@ async fn tls_01_without_a_name_the_address_tells_it() {
     rig.finish(1).await;
 }
 
+/// TLS-05: a hello in single bytes is read.
 #[tokio::test]
 async fn tls_05_a_hello_in_single_bytes_is_read() {
     let rig = Rig::usual().await;
@@ -90,6 +93,7 @@ async fn tls_05_a_hello_in_single_bytes_is_read() {
     rig.finish(1).await;
 }
 
+/// TLS-07, TLS-16: what is no HTTP is refused.
 #[tokio::test]
 async fn tls_07_16_what_is_no_http_is_refused() {
     let rig = Rig::usual().await;
@@ -104,6 +108,7 @@ async fn tls_07_16_what_is_no_http_is_refused() {
     rig.finish(2).await;
 }
 
+/// TLS-08: a host without a right certificate gets nothing.
 #[tokio::test]
 async fn tls_08_a_host_without_a_right_certificate_gets_nothing() {
     let rig = Rig::new(policy(|document| {
@@ -124,6 +129,7 @@ async fn tls_08_a_host_without_a_right_certificate_gets_nothing() {
     assert_eq!(records[0]["err"], "upstream_tls");
 }
 
+/// TLS-12: what is passed through is held to its name.
 #[tokio::test]
 async fn tls_12_what_is_passed_through_is_held_to_its_name() {
     let rig = Rig::new(policy(|document| {
@@ -150,6 +156,7 @@ async fn tls_12_what_is_passed_through_is_held_to_its_name() {
     assert!(protos.contains(&"tls-splice"), "{records:?}");
 }
 
+/// NET-01, NET-02, NET-08, NET-20: other addresses and ports are refused.
 #[tokio::test]
 async fn net_01_02_08_20_other_addresses_and_ports_are_refused() {
     for original in [
@@ -178,6 +185,7 @@ async fn net_01_02_08_20_other_addresses_and_ports_are_refused() {
     rig.finish(1).await;
 }
 
+/// TLS-15, TLS-16: raw bytes pass only where the port is named.
 #[tokio::test]
 async fn tls_15_16_raw_bytes_pass_only_where_the_port_is_named() {
     let rig = Rig::usual().await;
@@ -211,6 +219,7 @@ async fn tls_15_16_raw_bytes_pass_only_where_the_port_is_named() {
     assert_eq!(last["req_bytes"], 8);
 }
 
+/// NET-15: a connection that is no longer allowed ends.
 #[tokio::test]
 async fn net_15_a_connection_that_is_no_longer_allowed_ends() {
     let rig = Rig::usual().await;

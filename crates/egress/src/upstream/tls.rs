@@ -12,7 +12,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::identity::Peer;
+use crate::{config::RootFile, identity::Peer};
 
 /// Sessions that a sandbox may resume; none is shared with another sandbox.
 const SESSIONS_MAX: usize = 64;
@@ -20,15 +20,6 @@ const SESSIONS_MAX: usize = 64;
 /// The authorities that upstream certificates are checked against cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// A file of further authorities cannot be read.
-    #[error("cannot read {path}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// It is not PEM.
     #[error("{path} holds no certificates in PEM")]
     Pem {
@@ -81,7 +72,7 @@ pub(crate) enum TlsError {
 }
 
 /// The host's own authorities, and those in further files.
-pub(crate) fn read_roots(files: &[PathBuf]) -> Result<Arc<RootCertStore>, RootsError> {
+pub(crate) fn read_roots(files: &[RootFile]) -> Result<Arc<RootCertStore>, RootsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in native.errors {
@@ -94,8 +85,8 @@ pub(crate) fn read_roots(files: &[PathBuf]) -> Result<Arc<RootCertStore>, RootsE
             "some of the host's certificate authorities cannot be used"
         );
     }
-    for path in files {
-        add_file(&mut roots, path)?;
+    for file in files {
+        add_file(&mut roots, file)?;
     }
     if roots.is_empty() {
         return Err(RootsError::None);
@@ -103,14 +94,10 @@ pub(crate) fn read_roots(files: &[PathBuf]) -> Result<Arc<RootCertStore>, RootsE
     Ok(Arc::new(roots))
 }
 
-fn add_file(roots: &mut RootCertStore, path: &PathBuf) -> Result<(), RootsError> {
-    let path_of = || path.clone();
-    let pem = fs_err::read(path).map_err(|source| RootsError::File {
-        path: path_of(),
-        source,
-    })?;
+fn add_file(roots: &mut RootCertStore, file: &RootFile) -> Result<(), RootsError> {
+    let path_of = || file.path.clone();
     let before = roots.len();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
+    for certificate in CertificateDer::pem_slice_iter(&file.pem) {
         let certificate = certificate.map_err(|source| RootsError::Pem {
             path: path_of(),
             source: Some(source),

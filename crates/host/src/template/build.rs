@@ -8,6 +8,7 @@ use crate::launch::{Launch, boot_paths, give, random_uid, read_output};
 use crate::monitor::{Monitor, MonitorError};
 use crate::qemu::{
     Isolation, JAIL_IMAGE, JAIL_SANDBOX, JAIL_TEMPLATE, QEMU_IMG_PROGRAM, Shape, Start,
+    hardware_address,
 };
 use crate::vm::{self, VmError, VmId};
 use std::io::{self, Read};
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tombolo_guest_proto::agent_client;
-use tombolo_guest_proto::v1::{HelloRequest, PrewarmRequest};
+use tombolo_guest_proto::v1::{ConfigureNetworkRequest, HelloRequest, PrewarmRequest};
+use tombolo_net::address;
 use tombolo_sys::jail::{self, Access, Bind, JailSpec, Jailed};
 use tonic::transport::Channel;
 
@@ -91,6 +93,7 @@ impl<'a> Build<'a> {
     pub(super) async fn run(&self) -> Result<(), BuildTemplateError> {
         let channel = self.boot().await?;
         let mut monitor = Monitor::connect(&self.dir).await?;
+        self.configure_network(channel.clone()).await?;
         self.prewarm(channel.clone()).await?;
         // Ends the conversation. An agent that was saved before it noticed finds
         // the next one all the same, only later.
@@ -123,7 +126,9 @@ impl<'a> Build<'a> {
             shape: self.shape,
             start: Start::Boot(boot_paths(&self.templates.artefacts)),
         };
-        let started = launch.start_as(self.uid)?;
+        // With nobody at the other end: nothing this guest sends arrives.
+        let (tap, _unused) = self.templates.slots.take().await?.split();
+        let started = launch.start_as(self.uid, tap)?;
         let pidfd = vm::watch(started.jailed.pidfd.try_clone()?)?;
         *self.running.lock() = Some(Running {
             jailed: started.jailed,
@@ -197,6 +202,25 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// Tells the guest the addresses that it and all restored from it have.
+    async fn configure_network(&self, channel: Channel) -> Result<(), BuildTemplateError> {
+        let request = ConfigureNetworkRequest {
+            addresses: vec![
+                format!("{}/{}", address::GUEST_IPV4, address::IPV4_PREFIX_LEN),
+                format!("{}/{}", address::GUEST_IPV6, address::IPV6_PREFIX_LEN),
+            ],
+            gateways: vec![
+                address::GATEWAY_IPV4.to_string(),
+                address::GATEWAY_IPV6.to_string(),
+            ],
+            name_servers: vec![address::GATEWAY_IPV4.to_string()],
+            gateway_hardware_address: hardware_address(address::GATEWAY_MAC),
+        };
+        let mut agent = agent_client(channel);
+        agent.configure_network(request).await.map_err(Box::new)?;
+        Ok(())
+    }
+
     async fn prewarm(&self, channel: Channel) -> Result<(), BuildTemplateError> {
         let request = PrewarmRequest {
             shell_commands: PREWARM_COMMANDS.map(str::to_owned).to_vec(),
@@ -232,7 +256,8 @@ impl<'a> Build<'a> {
         self.make_layer(&below, EMPTY_DISK_FILE).await
     }
 
-    /// Makes a copy-on-write layer `file` on top of `below`, a path in the jail.
+    /// Makes a copy-on-write layer `file` on top of `below`, a path in the jail, as
+    /// large as the VM's disk. What is beyond the end of `below` reads as zeroes.
     async fn make_layer(&self, below: &str, file: &str) -> Result<(), BuildTemplateError> {
         let (mut reader, writer) = io::pipe()?;
         let image_dir = self.templates.artefacts.image.parent();
@@ -260,7 +285,10 @@ impl<'a> Build<'a> {
             args: ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below]
                 .map(Into::into)
                 .into_iter()
-                .chain([format!("{JAIL_SANDBOX}/{file}").into()])
+                .chain([
+                    format!("{JAIL_SANDBOX}/{file}").into(),
+                    format!("{}G", self.shape.disk_gib).into(),
+                ])
                 .collect(),
             descriptors: Vec::new(),
             output: writer.into(),

@@ -55,6 +55,7 @@ fn the_bait_is_good() {
     }
 }
 
+/// NET-05, NET-06: no other protocol of IP passes.
 #[test]
 fn no_other_protocol_of_ip_passes() {
     let numbers = [
@@ -96,6 +97,7 @@ fn echo(to: IpAddr) -> Vec<u8> {
     frame
 }
 
+/// NET-10: no other source address is taken.
 #[test]
 fn nobody_else_can_be_spoken_for() {
     let mut attacks = Vec::new();
@@ -144,6 +146,7 @@ fn nobody_else_can_be_spoken_for() {
     check(&attacks);
 }
 
+/// NET-07, NET-09, NET-10: no destination means the slot itself, or many.
 #[test]
 fn no_destination_means_the_slot_itself_or_many() {
     let destinations = [
@@ -173,6 +176,7 @@ fn no_destination_means_the_slot_itself_or_many() {
 }
 
 /// DHCP, mDNS, LLMNR, SSDP, and DNS to groups.
+/// NET-10: no multicast or broadcast passes.
 #[test]
 fn no_datagram_to_many_passes() {
     let mut attacks = Vec::new();
@@ -202,6 +206,7 @@ fn no_datagram_to_many_passes() {
     check(&attacks);
 }
 
+/// NET-10: no VLAN tag or other frame passes.
 #[test]
 fn nothing_but_plain_ip_is_taken_from_the_wire() {
     let tagged = |tags: &[u8], kind: [u8; 2], bait: &[u8]| {
@@ -254,6 +259,7 @@ fn nothing_but_plain_ip_is_taken_from_the_wire() {
     check(&attacks);
 }
 
+/// NET-07, NET-11: no option and no extension header passes.
 #[test]
 fn no_option_or_extension_header_passes() {
     let mut attacks = Vec::new();
@@ -304,6 +310,7 @@ fn checksum(header: &[u8]) -> u16 {
     !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap()
 }
 
+/// NET-11: what is broken is dropped.
 #[test]
 fn what_is_broken_is_dropped() {
     let flip = |mut frame: Vec<u8>, at: usize| {
@@ -337,6 +344,7 @@ fn arp(operation: ArpOperation, from: ([u8; 6], [u8; 4]), to: ([u8; 6], [u8; 4])
     frame
 }
 
+/// NET-10: ARP teaches nothing.
 #[test]
 fn arp_tells_the_gateway_and_learns_nothing() {
     let (request, reply) = (ArpOperation::REQUEST, ArpOperation::REPLY);
@@ -483,6 +491,7 @@ fn questions() -> Vec<(&'static str, Vec<u8>)> {
 /// The guest's own link-local address.
 const LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x54, 0x6fff, 0xfe6d, 0x6202);
 
+/// NET-10: nor does neighbour discovery.
 #[test]
 fn neighbour_discovery_tells_the_gateway_and_learns_nothing() {
     check(&named([claims(), questions()].concat()));
@@ -500,6 +509,7 @@ fn neighbour_discovery_tells_the_gateway_and_learns_nothing() {
     rig.guest.connect(address(PUBLIC6), GUEST_PORT);
 }
 
+/// NET-11: overlapping fragments are dropped.
 #[test]
 fn overlapping_fragments_are_dropped() {
     let whole = udp("8.8.8.8".parse().unwrap(), GUEST_PORT, 53, &[7; 64]);
@@ -523,6 +533,7 @@ fn overlapping_fragments_are_dropped() {
 }
 
 /// Destinations are told apart by policy, later; the gateway is one of them.
+/// NET-09: nothing but the proxy listens at the gateway.
 #[test]
 fn the_gateway_has_no_service_of_its_own() {
     let rig = rig();

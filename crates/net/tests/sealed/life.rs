@@ -24,6 +24,7 @@ fn read_inside(namespace: &Namespace, path: &str) -> String {
         .unwrap()
 }
 
+/// NET-01, NET-12: there is no way out that could be opened.
 #[test]
 fn a_slot_has_two_interfaces_and_no_way_out() {
     let rig = rig();
@@ -95,6 +96,7 @@ fn nothing_but_answers_leaves_a_slot() {
     assert_nothing_arrived(&rig.sockets, "a datagram");
 }
 
+/// NET-14: nothing is taken before the rules are there.
 #[test]
 fn a_tap_takes_nothing_before_it_is_up() {
     let maker = std::thread::spawn(|| {
@@ -106,6 +108,7 @@ fn a_tap_takes_nothing_before_it_is_up() {
 }
 
 /// A slot is handed out with its rules in place: its very first frame is judged.
+/// NET-14: the first frame is judged.
 #[test]
 fn the_first_frame_of_a_slot_is_judged() {
     let other_mac = [2, 0, 0, 0, 0, 9];
@@ -119,6 +122,7 @@ fn the_first_frame_of_a_slot_is_judged() {
     }
 }
 
+/// NET-16: without a proxy there is no network.
 #[test]
 fn with_nobody_listening_there_is_no_network() {
     let Rig {
@@ -159,6 +163,7 @@ fn nobody_listens(namespace: &Namespace) -> bool {
         && udp.iter().all(|list| list.lines().count() == 1)
 }
 
+/// NET-10: one slot sees nothing of another.
 #[test]
 fn slots_do_not_see_each_other() {
     let (one, other) = (rig(), rig());

@@ -33,6 +33,7 @@ fn check_connection(rig: &Rig, to: SocketAddr, port: u16) {
     assert!(answered.is_some_and(|heard| heard.is_to(port)));
 }
 
+/// NET-01: every port leads to the proxy.
 #[test]
 fn every_tcp_connection_arrives_with_its_destination() {
     let rig = rig();
@@ -92,6 +93,7 @@ fn dns_arrives_with_its_destination_and_is_answered_from_it() {
     }
 }
 
+/// NET-03, NET-04: other datagrams are refused at once.
 #[test]
 fn other_datagrams_are_refused_at_once_and_as_often_as_they_come() {
     let rig = rig();
@@ -147,6 +149,7 @@ fn fragments(frame: &[u8], piece_len: usize) -> Vec<Vec<u8>> {
     body.chunks(piece_len).enumerate().map(cut).collect()
 }
 
+/// NET-11: fragments are put together first.
 #[test]
 fn fragments_are_put_together_before_anything_is_decided() {
     let rig = rig();
@@ -175,6 +178,7 @@ fn fragments_are_put_together_before_anything_is_decided() {
     assert_eq!(rig.guest.hear(), Heard::PortUnreachable { port: 443 });
 }
 
+/// NET-11: those of IPv6 too.
 #[test]
 fn fragments_of_ipv6_are_put_together() {
     let rig = rig();

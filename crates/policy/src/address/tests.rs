@@ -9,6 +9,7 @@ fn check(text: &str, class: AddressClass) {
     assert_eq!(classify(address).class, class, "{text}");
 }
 
+/// NET-08: metadata services are known in every form.
 #[test]
 fn net_08_metadata_services_are_known_in_every_form() {
     for text in [
@@ -34,6 +35,7 @@ fn net_08_metadata_services_are_known_in_every_form() {
     }
 }
 
+/// NET-07, NET-09: nothing but public addresses is public.
 #[test]
 fn net_07_and_net_09_nothing_but_public_addresses_is_public() {
     for (text, class) in [

@@ -35,6 +35,7 @@ fn names_have_one_form() {
     }
 }
 
+/// NET-23, TLS-06: names that two programs read differently are refused.
 #[test]
 fn net_23_and_tls_06_names_that_two_programs_read_differently_are_refused() {
     let long = "a".repeat(64);
@@ -81,6 +82,7 @@ fn the_longest_name_is_a_name() {
     check(&format!("{name}b"), Err(HostNameError::TooLong));
 }
 
+/// NET-08: addresses in any form are not names.
 #[test]
 fn net_08_addresses_in_any_form_are_not_names() {
     for text in [

@@ -50,6 +50,7 @@ const LIST: Option<&[&str]> = Some(&[
     "app.localhost",
 ]);
 
+/// NET-01, NET-20: hosts and ports are what the list says.
 #[test]
 fn net_01_and_net_20_hosts_and_ports_are_what_the_list_says() {
     for (target, port, reason) in [
@@ -83,6 +84,7 @@ fn an_empty_list_is_no_network_and_none_is_all_that_is_public() {
     assert!(policy(None).is_unrestricted() && !policy(Some(&[])).is_unrestricted());
 }
 
+/// NET-02: a hard coded address needs an entry of its own.
 #[test]
 fn net_02_a_hard_coded_address_needs_an_entry_of_its_own() {
     check(
@@ -93,6 +95,7 @@ fn net_02_a_hard_coded_address_needs_an_entry_of_its_own() {
     );
 }
 
+/// NET-03, NET-04, NET-05, NET-06: only TCP leaves.
 #[test]
 fn net_03_to_06_only_tcp_leaves() {
     let policy = policy(None);
@@ -104,6 +107,7 @@ fn net_03_to_06_only_tcp_leaves() {
     }
 }
 
+/// NET-07: other ways to write an address are the address.
 #[test]
 fn net_07_other_ways_to_write_an_address_are_the_address() {
     check(LIST, "::ffff:93.184.216.34", 443, Reason::Listed);
@@ -115,6 +119,7 @@ fn net_07_other_ways_to_write_an_address_are_the_address() {
     check(LIST, "::ffff:10.1.0.7", 5432, Reason::Listed);
 }
 
+/// NET-08: metadata is closed to every list.
 #[test]
 fn net_08_metadata_is_closed_to_every_list() {
     let wide: [Option<&[&str]>; 3] = [
@@ -145,6 +150,7 @@ fn net_08_metadata_is_closed_to_every_list() {
     }
 }
 
+/// NET-09: closed ranges stay closed.
 #[test]
 fn net_09_closed_ranges_stay_closed() {
     for (entries, target, reason) in [
@@ -205,6 +211,7 @@ fn the_operators_addresses_are_marked_and_permit_nothing() {
     assert_eq!(found.target.to_string(), "10.0.0.5:5432");
 }
 
+/// DNS-06, DNS-07: what a name resolves to is filtered.
 #[test]
 fn dns_06_and_dns_07_what_a_name_resolves_to_is_filtered() {
     for (entries, host, address, port, reason) in [
@@ -270,6 +277,7 @@ fn dns_06_and_dns_07_what_a_name_resolves_to_is_filtered() {
     }
 }
 
+/// DNS-01: only permitted names have addresses.
 #[test]
 fn dns_01_only_permitted_names_have_addresses() {
     let policy = policy(LIST);
@@ -284,6 +292,7 @@ fn dns_01_only_permitted_names_have_addresses() {
     }
 }
 
+/// DNS-09: exact names are not counted for a wildcard.
 #[test]
 fn dns_09_exact_names_are_not_counted_for_a_wildcard() {
     let policy = policy(Some(&["*.good.test", "www.good.test"]));

@@ -167,6 +167,7 @@ fn deny_goes_before_allow_and_silence_is_denial() {
     }
 }
 
+/// HTTP-16: what is matched is what is sent.
 #[test]
 fn http_16_what_is_matched_is_what_is_sent() {
     let rules = json!([
@@ -600,6 +601,7 @@ fn sizes_are_conditions_of_rules_that_allow() {
     assert_eq!(decision.body_limit_bytes, Some(4));
 }
 
+/// ADM-04: rates are used up by what they allowed only.
 #[test]
 fn adm_04_rates_are_used_up_by_what_they_allowed_only() {
     let policy = policy(json!({"rules": [
@@ -664,6 +666,7 @@ fn audit_records_and_lets_pass() {
     assert!(decision.proceeds() && decision.path.is_none());
 }
 
+/// TIM-02: an explanation names conditions and quotes nothing.
 #[test]
 fn tim_02_an_explanation_names_conditions_and_quotes_nothing() {
     let policy = policy(json!({"rules": [

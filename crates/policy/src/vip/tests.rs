@@ -37,7 +37,8 @@ fn a_name_has_one_pair_of_addresses_and_they_lead_back() {
         ),
         (IpAddr::V4(second.v4), Lookup::Name(&name(2))),
         ("198.18.9.9".parse().expect("an address"), Lookup::Vacant),
-        ("198.18.0.1".parse().expect("an address"), Lookup::Foreign),
+        ("198.18.0.1".parse().expect("an address"), Lookup::Refusal),
+        ("198.18.0.2".parse().expect("an address"), Lookup::Foreign),
         (
             "198.19.255.255".parse().expect("an address"),
             Lookup::Foreign,
@@ -49,6 +50,14 @@ fn a_name_has_one_pair_of_addresses_and_they_lead_back() {
         ("8.8.8.8".parse().expect("an address"), Lookup::Foreign),
         (
             "fd12:3456:789a:1::1".parse().expect("an address"),
+            Lookup::Refusal,
+        ),
+        (
+            "::ffff:198.18.0.1".parse().expect("an address"),
+            Lookup::Refusal,
+        ),
+        (
+            "fd12:3456:789a:1::2".parse().expect("an address"),
             Lookup::Foreign,
         ),
         (
@@ -82,6 +91,7 @@ fn full(now: Duration) -> VipTable {
     table
 }
 
+/// DNS-12: a full table refuses until a name is old.
 #[test]
 fn dns_12_a_full_table_refuses_until_a_name_is_old() {
     let mut table = full(seconds(0));
@@ -100,6 +110,7 @@ fn dns_12_a_full_table_refuses_until_a_name_is_old() {
     assert_ne!(old, new);
 }
 
+/// DNS-12: an address with a flow keeps its name.
 #[test]
 fn dns_12_an_address_with_a_flow_keeps_its_name() {
     let mut table = full(seconds(0));
@@ -129,6 +140,7 @@ fn dns_12_an_address_with_a_flow_keeps_its_name() {
     table.assign(&name(99_999), None, later).expect("addresses");
 }
 
+/// DNS-12: every address busy refuses.
 #[test]
 fn dns_12_every_address_busy_refuses() {
     let mut table = full(seconds(0));
@@ -145,6 +157,7 @@ fn dns_12_every_address_busy_refuses() {
     );
 }
 
+/// DNS-09: new names below a wildcard are counted.
 #[test]
 fn dns_09_new_names_below_a_wildcard_are_counted() {
     let mut table = table();

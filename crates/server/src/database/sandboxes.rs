@@ -10,7 +10,8 @@ use tombolo_ids::{
 };
 use tombolo_lifecycle::{Lifetime, LifetimeKind, SandboxPlan, StopReason};
 
-use super::{Database, QueryError, failed, parsed, signed, unsigned};
+use super::{Database, QueryError, failed, networks, parsed, signed, unsigned};
+use crate::network::NetworkRecord;
 
 const COLUMNS: &str = "SELECT s.id AS id, s.organisation_id AS organisation_id, o.slug AS slug, \
      s.region AS region, s.labels AS labels, s.lifetime AS lifetime, s.memory_mib AS memory_mib, \
@@ -56,6 +57,7 @@ pub(crate) struct NewRecord<'a> {
     pub(crate) id: &'a SandboxId,
     pub(crate) organisation: &'a OrganisationId,
     pub(crate) plan: &'a SandboxPlan,
+    pub(crate) network: Option<&'a NetworkRecord>,
     pub(crate) created_at: UnixMillis,
 }
 
@@ -146,6 +148,9 @@ impl Database {
             .await
             .map_err(failed(add))?;
         }
+        if let Some(network) = new.network {
+            networks::add(&mut transaction, new.id, network).await?;
+        }
         transaction.commit().await.map_err(failed(add))
     }
 
@@ -189,6 +194,8 @@ impl Database {
         reason: StopReason,
         at: UnixMillis,
     ) -> Result<(), QueryError> {
+        let record = "record that a sandbox has ended";
+        let mut transaction = self.writer.begin().await.map_err(failed(record))?;
         sqlx::query(
             "UPDATE sandboxes SET state = $1, stop_reason = $2, stopped_at = $3 WHERE id = $4",
         )
@@ -196,10 +203,11 @@ impl Database {
         .bind(reason.as_str())
         .bind(at.0)
         .bind(id.as_str())
-        .execute(&self.writer)
+        .execute(&mut *transaction)
         .await
-        .map_err(failed("record that a sandbox has ended"))?;
-        Ok(())
+        .map_err(failed(record))?;
+        networks::forget(&mut transaction, id).await?;
+        transaction.commit().await.map_err(failed(record))
     }
 
     pub(crate) async fn set_sandbox_deadline(

@@ -53,6 +53,7 @@ async fn add(fixture: &Fixture) -> SandboxId {
         id: &id,
         organisation: &fixture.organisation,
         plan: &plan(),
+        network: None,
         created_at: NOW,
     };
     fixture.database.add_sandbox(&record).await.unwrap();

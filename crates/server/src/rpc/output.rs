@@ -1,23 +1,23 @@
 //! Carries a process's output to the client.
 //!
 //! Nothing is read from the guest before the client listens, and one chunk at
-//! a time after that, so a slow client slows down the process. When nobody
-//! listens any more (the stream was cancelled, or the client is gone while the
-//! sandbox lives on) the rest is read and dropped: a process must not block
-//! because its client left.
+//! a time after that, so a slow client slows down the process. When the client
+//! cancels the stream, the process's pipe is closed, as if it had been the
+//! client's own. When the client is gone while the sandbox lives on, the rest is
+//! read and dropped: a process must not block because its client left.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tombolo_guest_proto::v1::{OutputChunk, OutputRequest, OutputStream};
+use tombolo_guest_proto::v1::{CloseOutputRequest, OutputChunk, OutputRequest, OutputStream};
 use tonic::{Status, Streaming};
 
 use super::connection::Connection;
 use super::fault;
 use super::gates::Gate;
-use super::guest_call::{Repeat, Retry};
+use super::guest_call::{Repeat, Retry, guest_call};
 use super::outbound::{OutboundStream, StreamStopped};
 use crate::guest::{Dialect, GuestAgent};
 
@@ -92,30 +92,30 @@ async fn copy_then_drain(
     let cancelled = stream.cancelled();
     let outcome = tokio::select! {
         outcome = copy(&mut stream, &mut reader, held) => outcome,
-        () = cancelled.cancelled() => Copied::NobodyReads,
-        () = connection.end.peer_gone.cancelled() => Copied::NobodyReads,
+        () = cancelled.cancelled() => Copied::Stopped(StreamStopped::Cancelled),
+        () = connection.end.peer_gone.cancelled() => Copied::Stopped(StreamStopped::PeerGone),
         () = connection.end.streams.cancelled() => Copied::All,
     };
     let finishing = async {
         match outcome {
             Copied::All => stream.end().await,
             Copied::Failed(status) => stream.fail(fault::from_status(&status)).await,
-            Copied::NobodyReads => Err(StreamStopped::Cancelled),
+            Copied::Stopped(stopped) => Err(stopped),
         }
     };
     let finished = tokio::select! {
         finished = finishing => finished,
         () = connection.end.peer_gone.cancelled() => Err(StreamStopped::PeerGone),
     };
-    if finished.is_err() {
-        drain(connection, reader);
+    if let Err(stopped) = finished {
+        drain(connection, reader, stopped);
     }
 }
 
 enum Copied {
     All,
     Failed(Status),
-    NobodyReads,
+    Stopped(StreamStopped),
 }
 
 async fn copy(stream: &mut OutboundStream, reader: &mut OutputReader, held: &Held) -> Copied {
@@ -123,8 +123,8 @@ async fn copy(stream: &mut OutboundStream, reader: &mut OutputReader, held: &Hel
     loop {
         match reader.next().await {
             Ok(Some(data)) => {
-                if stream.data(&data).await.is_err() {
-                    return Copied::NobodyReads;
+                if let Err(stopped) = stream.data(&data).await {
+                    return Copied::Stopped(stopped);
                 }
             }
             Ok(None) => return Copied::All,
@@ -133,11 +133,17 @@ async fn copy(stream: &mut OutboundStream, reader: &mut OutputReader, held: &Hel
     }
 }
 
-/// Reads and drops the rest, for as long as the sandbox lives.
-fn drain(connection: &Connection, mut reader: OutputReader) {
+/// Reads and drops the rest, for as long as the sandbox lives. After the pipe is
+/// closed there is none, except of a terminal, which stays open.
+fn drain(connection: &Connection, mut reader: OutputReader, stopped: StreamStopped) {
     let ending = connection.end.sandbox.clone();
     tokio::spawn(async move {
-        let drained = async { while let Ok(Some(_)) = reader.next().await {} };
+        let drained = async {
+            if stopped == StreamStopped::Cancelled {
+                reader.close().await;
+            }
+            while let Ok(Some(_)) = reader.next().await {}
+        };
         tokio::select! {
             () = drained => {}
             () = ending.cancelled() => {}
@@ -172,6 +178,23 @@ impl OutputReader {
                     retry.pause(status).await?;
                 }
             }
+        }
+    }
+
+    /// Closes the process's end. A process that is forgotten has none.
+    async fn close(&self) {
+        let request = CloseOutputRequest {
+            pid: self.pid,
+            stream: self.which.into(),
+        };
+        let closed = guest_call(
+            &self.agent,
+            Repeat::WhileSandboxLives,
+            request,
+            |mut agent, request| async move { agent.close_output(request).await },
+        );
+        if let Err(status) = closed.await {
+            tracing::debug!(pid = self.pid, %status, "an output was not closed");
         }
     }
 

@@ -6,11 +6,13 @@ use tokio::sync::oneshot;
 use tombolo_ids::{EntropyError, OrganisationId, SandboxId};
 use tombolo_lifecycle::{AdmissionRefusal, Demand, SandboxMachine, SandboxPlan};
 
-use super::task::{SandboxTask, TaskParts};
+use super::task::{Order, SandboxTask, TaskParts};
 use super::{Closing, Connection, Meter};
 use crate::app::App;
 use crate::clock;
 use crate::database::QueryError;
+use crate::egress::EgressError;
+use crate::network::NetworkPlan;
 use crate::node::NodeCallError;
 
 /// Why a sandbox was not created.
@@ -24,19 +26,23 @@ pub(crate) enum CreateError {
     Database(#[source] QueryError),
     #[error("the node did not create the sandbox")]
     Node(#[source] NodeCallError),
+    #[error("the sandbox's secrets could not be sealed")]
+    Egress(#[source] EgressError),
     #[error("the sandbox was ended while it was being created")]
     Ended,
     #[error("the server is stopping")]
     ShuttingDown,
 }
 
-/// Creates a sandbox. The connection that comes back is its primary. When the
-/// caller goes away before it is opened, the sandbox is taken down again.
+/// Creates a sandbox. The connection that comes back is its primary, with what
+/// its owner should know of its policy. When the caller goes away before it is
+/// opened, the sandbox is taken down again.
 pub(crate) async fn create(
     app: &Arc<App>,
     organisation: &OrganisationId,
     plan: SandboxPlan,
-) -> Result<Connection, CreateError> {
+    network: Option<NetworkPlan>,
+) -> Result<(Connection, Vec<String>), CreateError> {
     if app.shutdown.is_cancelled() {
         return Err(CreateError::ShuttingDown);
     }
@@ -48,6 +54,13 @@ pub(crate) async fn create(
     let reservation = app.registry.admit(organisation, demand, &limits)?;
     let id = SandboxId::random(plan.region)?;
     let created_at = clock::now();
+    let network = match (network, &app.egress) {
+        (Some(network), Some(egress)) => {
+            let sealed = network.seal(egress, organisation, &id, &plan.labels, created_at);
+            Some(sealed.await.map_err(CreateError::Egress)?)
+        }
+        _ => None,
+    };
     let mut task = SandboxTask::new(
         app,
         TaskParts {
@@ -61,9 +74,14 @@ pub(crate) async fn create(
     let connection = task.hold_primary(Closing::NeverOpened);
     app.registry.insert(task.handle().clone());
     let (ready, answer) = oneshot::channel();
-    app.tasks.spawn(task.run_new(plan, created_at, ready));
+    let order = Order {
+        plan,
+        network,
+        created_at,
+    };
+    app.tasks.spawn(task.run_new(order, ready));
     match answer.await {
-        Ok(Ok(())) => Ok(connection),
+        Ok(Ok(warnings)) => Ok((connection, warnings)),
         Ok(Err(error)) => Err(error),
         Err(_dropped) => Err(CreateError::ShuttingDown),
     }

@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::clock;
 use crate::database::{NewRecord, QueryError, SandboxRecord, StoredState};
 use crate::guest::GuestAgent;
+use crate::network::SealedNetwork;
 use crate::node::NodeCallError;
 use crate::registry::Reservation;
 
@@ -48,6 +49,13 @@ pub(super) struct TaskParts {
     pub(super) machine: SandboxMachine,
     pub(super) meter: Meter,
     pub(super) reservation: Reservation,
+}
+
+/// What a new sandbox is to be.
+pub(super) struct Order {
+    pub(super) plan: SandboxPlan,
+    pub(super) network: Option<SealedNetwork>,
+    pub(super) created_at: UnixMillis,
 }
 
 pub(super) struct SandboxTask {
@@ -126,6 +134,7 @@ impl SandboxTask {
             stopped: CancellationToken::new(),
             meter: tokio::sync::Mutex::new(parts.meter),
             extending: tokio::sync::Mutex::new(()),
+            networking: tokio::sync::Mutex::new(()),
         };
         Self {
             app: Arc::clone(app),
@@ -167,14 +176,16 @@ impl SandboxTask {
 
     pub(super) async fn run_new(
         mut self,
-        plan: SandboxPlan,
-        created_at: UnixMillis,
-        ready: oneshot::Sender<Result<(), CreateError>>,
+        order: Order,
+        ready: oneshot::Sender<Result<Vec<String>, CreateError>>,
     ) {
-        let answer = self.create(&plan, created_at).await;
+        let memory = order.plan.memory;
+        let answer = self.create(order).await;
         let id = self.handle.id();
         match &answer {
-            Ok(()) => tracing::info!(sandbox = %id, memory = %plan.memory, "sandbox created"),
+            Ok(warnings) => {
+                tracing::info!(sandbox = %id, %memory, ?warnings, "sandbox created");
+            }
             Err(error) => tracing::warn!(sandbox = %id, %error, "sandbox not created"),
         }
         if ready.send(answer).is_err() {
@@ -188,17 +199,19 @@ impl SandboxTask {
         self.run().await;
     }
 
-    async fn create(
-        &mut self,
-        plan: &SandboxPlan,
-        created_at: UnixMillis,
-    ) -> Result<(), CreateError> {
+    async fn create(&mut self, order: Order) -> Result<Vec<String>, CreateError> {
+        let Order {
+            plan,
+            network,
+            created_at,
+        } = order;
         let app = Arc::clone(&self.app);
         let id = self.handle.id().clone();
         let record = NewRecord {
             id: &id,
             organisation: &self.handle.shared.organisation.clone(),
-            plan,
+            plan: &plan,
+            network: network.as_ref().map(|network| &network.record),
             created_at,
         };
         if let Err(error) = app.database.add_sandbox(&record).await {
@@ -211,13 +224,14 @@ impl SandboxTask {
             vcpu_count: 0,
             disk_bytes: plan.disk.0,
             deadline_unix_millis: plan.lifetime.deadline.plus(BACKSTOP).0,
-            env: plan.env.clone().into_iter().collect(),
+            env: plan.env.into_iter().collect(),
+            network: network.map(|network| network.message),
         };
         match self
             .answering_while(create_on_node(&app, &id, request))
             .await
         {
-            Ok(reply) => self.on_created(&reply).await,
+            Ok(reply) => self.on_created(reply).await,
             Err(error) => {
                 self.apply(Event::CreateFailed);
                 Err(CreateError::Node(error))
@@ -237,7 +251,7 @@ impl SandboxTask {
         }
     }
 
-    async fn on_created(&mut self, reply: &CreateSandboxReply) -> Result<(), CreateError> {
+    async fn on_created(&mut self, reply: CreateSandboxReply) -> Result<Vec<String>, CreateError> {
         let memory = MemoryMib(reply.memory_mib);
         self.handle.meter().lock().await.set_memory(memory);
         self.reservation.grant(memory);
@@ -252,7 +266,7 @@ impl SandboxTask {
             return Err(CreateError::Database(error));
         }
         match self.machine.phase() {
-            Phase::Running => Ok(()),
+            Phase::Running => Ok(reply.warnings),
             _ => Err(CreateError::Ended),
         }
     }

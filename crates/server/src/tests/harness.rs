@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tombolo_api::native::{CreatedToken, TOKENS_PATH};
-use tombolo_testkit::{FakeNode, WAIT_MAX, eventually, within};
+use tombolo_testkit::{CarriedSandbox, FakeEgress, FakeNode, WAIT_MAX, eventually, within};
 
 use crate::config::{Limits, ServerConfig};
 use crate::serve::Server;
@@ -39,6 +39,8 @@ pub(super) fn quick() -> Limits {
 
 pub(super) struct World {
     pub(super) node: FakeNode,
+    /// Carries the network of sandboxes, in a world that has one.
+    pub(super) egress: Option<FakeEgress>,
     pub(super) config: ServerConfig,
     pub(super) server: Option<Server>,
     pub(super) address: SocketAddr,
@@ -55,11 +57,27 @@ impl World {
         Self::on(FakeNode::start().unwrap(), limits).await
     }
 
+    /// With an egress process.
+    pub(super) async fn networked() -> Self {
+        Self::networked_with(quick()).await
+    }
+
+    pub(super) async fn networked_with(limits: Limits) -> Self {
+        let (node, egress) = (FakeNode::start().unwrap(), FakeEgress::start().unwrap());
+        node.attach_to(&egress);
+        Self::of(node, Some(egress), limits).await
+    }
+
     pub(super) async fn on(node: FakeNode, limits: Limits) -> Self {
+        Self::of(node, None, limits).await
+    }
+
+    async fn of(node: FakeNode, egress: Option<FakeEgress>, limits: Limits) -> Self {
         let config = ServerConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             base_url: None,
             node_socket: node.socket(),
+            egress_socket: egress.as_ref().map(FakeEgress::socket),
             database: node.directory().join("server.db"),
             admin_token: Some(TokenHash::of(ADMIN)),
             region: tombolo_ids::Region::DEFAULT,
@@ -69,6 +87,7 @@ impl World {
         let address = server.address();
         let mut world = Self {
             node,
+            egress,
             config,
             server: Some(server),
             address,
@@ -86,6 +105,17 @@ impl World {
             (health.json["node"] == true).then_some(())
         })
         .await;
+    }
+
+    #[track_caller]
+    pub(super) fn egress(&self) -> &FakeEgress {
+        self.egress.as_ref().expect("this world has no network")
+    }
+
+    /// What the egress process was told of a sandbox.
+    #[track_caller]
+    pub(super) fn carried(&self, id: &str) -> CarriedSandbox {
+        self.egress().sandbox(id).expect("it is not carried")
     }
 
     pub(super) async fn stop_server(&mut self) {
@@ -120,6 +150,10 @@ impl World {
 
     pub(super) async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, &self.token, None).await
+    }
+
+    pub(super) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, path, &self.token, Some(body)).await
     }
 
     pub(super) async fn patch(&self, path: &str, body: Value) -> Answer {
@@ -163,7 +197,33 @@ impl World {
             status: head.status,
             headers: head.headers,
             json: serde_json::from_slice(&body).unwrap_or(Value::Null),
+            text: String::from_utf8_lossy(&body).into_owned(),
         }
+    }
+
+    /// Begins to read an answer that does not end by itself.
+    pub(super) async fn open(&self, path: &str, token: &str) -> Result<Events, Answer> {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let request = Request::get(format!("http://{}{path}", self.address))
+            .header("authorization", format!("Bearer {token}"))
+            .body(Full::new(bytes::Bytes::new()))
+            .unwrap();
+        let response = within("an answer", client.request(request)).await.unwrap();
+        let (head, body) = response.into_parts();
+        if head.status == StatusCode::OK {
+            assert_eq!(head.headers["content-type"], "text/event-stream");
+            return Ok(Events {
+                body,
+                text: String::new(),
+            });
+        }
+        let body = body.collect().await.unwrap().to_bytes();
+        Err(Answer {
+            status: head.status,
+            headers: head.headers,
+            json: serde_json::from_slice(&body).unwrap_or(Value::Null),
+            text: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 
     /// A WebSocket handshake as a client makes it.
@@ -189,15 +249,15 @@ impl World {
                 stream,
                 headers: response.headers().clone(),
             }),
-            Err(Error::Http(response)) => Err(Answer {
-                status: response.status(),
-                headers: response.headers().clone(),
-                json: response
-                    .body()
-                    .as_deref()
-                    .and_then(|body| serde_json::from_slice(body).ok())
-                    .unwrap_or(Value::Null),
-            }),
+            Err(Error::Http(response)) => {
+                let body = response.body().as_deref().unwrap_or_default();
+                Err(Answer {
+                    status: response.status(),
+                    headers: response.headers().clone(),
+                    json: serde_json::from_slice(body).unwrap_or(Value::Null),
+                    text: String::from_utf8_lossy(body).into_owned(),
+                })
+            }
             Err(error) => panic!("{path}: {error}"),
         }
     }
@@ -244,6 +304,42 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) json: Value,
+    pub(super) text: String,
+}
+
+/// Server-sent events as they come.
+#[derive(Debug)]
+pub(super) struct Events {
+    body: hyper::body::Incoming,
+    text: String,
+}
+
+impl Events {
+    /// The next event as its name, which may be empty, and its data; none when
+    /// there are no more. Comments are no events.
+    pub(super) async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    let start = format!("{name}: ");
+                    let line = event.lines().find_map(|line| line.strip_prefix(&start));
+                    line.map(str::to_owned)
+                };
+                let found = field("data").map(|data| {
+                    let data = serde_json::from_str(&data).unwrap();
+                    (field("event").unwrap_or_default(), data)
+                });
+                self.text = rest.to_owned();
+                if found.is_some() {
+                    return found;
+                }
+                continue;
+            }
+            let frame = within("an event", self.body.frame()).await?.unwrap();
+            let data = frame.into_data().unwrap();
+            self.text.push_str(std::str::from_utf8(&data).unwrap());
+        }
+    }
 }
 
 impl Answer {

@@ -1,10 +1,15 @@
 //! Set-up against a workshop of our own: what is made, how often, and what is
 //! left when a step fails.
 
-use std::sync::{
-    Barrier, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    os::unix::process::ExitStatusExt,
+    sync::{
+        Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
+
+use tombolo_proc::Command;
 
 use super::*;
 use crate::Silent;
@@ -14,6 +19,9 @@ use crate::Silent;
 struct Fake {
     made: Mutex<Vec<&'static str>>,
     fails_at: Option<&'static str>,
+    /// Kills this process at this moment, counted from 1.
+    dies_at: Option<usize>,
+    moments: AtomicUsize,
     working: AtomicUsize,
 }
 
@@ -36,12 +44,23 @@ impl Fake {
             "two at once"
         );
         self.made.lock().unwrap().push(step);
+        self.moment();
         write()?;
+        self.moment();
         self.working.fetch_sub(1, Ordering::SeqCst);
         if self.fails_at == Some(step) {
             return Err(io::Error::other("told to fail").into());
         }
         Ok(())
+    }
+
+    /// One at which a set-up may be killed.
+    fn moment(&self) {
+        let moment = self.moments.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.dies_at == Some(moment) {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+        }
     }
 
     fn made(self) -> Vec<&'static str> {
@@ -57,6 +76,7 @@ impl Workshop for Fake {
     fn engine(&self, target: &Path, _: &(dyn Fn(&str) + Sync)) -> Result<(), StepError> {
         self.make("engine", || {
             fs_err::create_dir(target)?;
+            self.moment();
             fs_err::write(target.join("kernel"), "kernel")
         })
     }
@@ -73,7 +93,11 @@ impl Workshop for Fake {
 
     fn initramfs(&self, _: &Path, _: &Engine, target: &Path) -> Result<(), StepError> {
         self.make("initramfs", || Ok(()))?;
-        publish::publish(target, |path| Ok(fs_err::write(path, "initramfs")?))
+        publish::publish(target, |path| {
+            fs_err::write(path, "initra")?;
+            self.moment();
+            Ok(fs_err::write(path, "initramfs")?)
+        })
     }
 
     fn guest(
@@ -85,6 +109,7 @@ impl Workshop for Fake {
     ) -> Result<(), StepError> {
         self.make("guest", || {
             fs_err::create_dir(target)?;
+            self.moment();
             fs_err::write(target.join(IMAGE_NAME), "image")
         })
     }
@@ -133,6 +158,55 @@ fn a_failing_step_leaves_nothing_half_made_and_the_next_run_continues() {
         let (result, made) = run(&layout, Fake::default());
         assert_eq!(made, ALL[index..]);
         assert!(result.is_ok());
+    }
+}
+
+/// Moments of the whole set-up: before, amid and after each step.
+const MOMENTS: usize = 9;
+const DIRECTORY_VARIABLE: &str = "TOMBOLO_TEST_SETUP_DIRECTORY";
+const MOMENT_VARIABLE: &str = "TOMBOLO_TEST_SETUP_MOMENT";
+
+/// A set-up with all its moments; the next test runs it as a process of its own,
+/// which is killed at one of them.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how the next test tells its process"
+)]
+fn a_set_up_that_may_be_killed() {
+    let own = tempfile::tempdir().unwrap();
+    let directory = std::env::var_os(DIRECTORY_VARIABLE);
+    let moment = std::env::var(MOMENT_VARIABLE).ok();
+    let fake = Fake {
+        dies_at: moment.map(|moment| moment.parse().unwrap()),
+        ..Fake::default()
+    };
+    let layout = Layout::new(directory.map_or_else(|| own.path().to_owned(), PathBuf::from));
+    ensure_with(&fake, &layout, &Silent).unwrap();
+    assert_eq!(fake.moments.into_inner(), MOMENTS);
+}
+
+#[test]
+fn a_set_up_killed_at_any_moment_leaves_nothing_half_made_and_the_next_finishes() {
+    let program = std::env::current_exe().unwrap();
+    for moment in 1..=MOMENTS {
+        let state = tempfile::tempdir().unwrap();
+        let (layout, options) = (Layout::new(state.path()), SetupOptions::new(state.path()));
+        let child = Command::new(&program)
+            .args(["--exact", "ensure::tests::a_set_up_that_may_be_killed"])
+            .env(DIRECTORY_VARIABLE, state.path())
+            .env(MOMENT_VARIABLE, moment.to_string())
+            .output_blocking();
+        let signal = child.unwrap().status.signal();
+        assert_eq!(signal, Some(rustix::process::Signal::KILL.as_raw()));
+        assert_eq!(find(&options), None, "killed at {moment}");
+
+        // All three moments of a step are before it is published.
+        let (result, made) = run(&layout, Fake::default());
+        let finished = moment.saturating_sub(1) / 3;
+        assert_eq!(made, ALL[finished..], "killed at {moment}");
+        assert_eq!(unfinished(&layout), 0, "killed at {moment}");
+        assert_eq!(find(&options), Some(result.unwrap()));
     }
 }
 

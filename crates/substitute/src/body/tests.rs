@@ -82,6 +82,7 @@ fn kinds_are_told_by_their_type() {
     assert_eq!(BodyKind::of_content_type(&long), None);
 }
 
+/// SUB-06: strings of JSON.
 #[test]
 fn sub_06_strings_of_json() {
     let value = "sk-canary/0123+456789\\\"=abc";
@@ -117,6 +118,7 @@ fn sub_06_strings_of_json() {
     }
 }
 
+/// SUB-07: forms text and xml.
 #[test]
 fn sub_07_forms_text_and_xml() {
     let percent = "sk-canary%2F0123%2B456789%22%3Dabc";
@@ -157,6 +159,7 @@ const FIELD: &str = "Content-Disposition: form-data; name=\"a\"\r\n\r\n";
 const FILE: &str =
     "Content-Disposition: form-data; name=\"f\"; filename=\"x\"\r\nContent-Type: image/png\r\n\r\n";
 
+/// SUB-07: text parts of multipart.
 #[test]
 fn sub_07_text_parts_of_multipart() {
     let text = "Content-Disposition: form-data; name=\"f\"; filename=\"x\"\r\nContent-Type: text/plain\r\n\r\n";
@@ -189,6 +192,7 @@ fn sub_07_text_parts_of_multipart() {
     check(&multipart(), &empty, &empty.replace('@', "#"), VALUE);
 }
 
+/// SUB-07: what is not exactly multipart stays.
 #[test]
 fn sub_07_what_is_not_exactly_multipart_stays() {
     let long = format!("--bnd\r\nx: {}\r\n\r\n@\r\n--bnd--", "y".repeat(17 * 1024));

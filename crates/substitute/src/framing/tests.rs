@@ -38,7 +38,7 @@ fn stream(codings: &[Coding]) -> Result<BodyPlan, Refusal> {
     })
 }
 
-/// SUB-08, SUB-09, SUB-10, SUB-11, SUB-12.
+/// SUB-08, SUB-09, SUB-10, SUB-11, SUB-12: each row of the request table.
 #[test]
 fn each_row_of_the_request_table() {
     use BodyLength::{Empty, Known, Unknown};
@@ -70,6 +70,7 @@ fn each_row_of_the_request_table() {
     }
 }
 
+/// SUB-10, SUB-11: what may flow, and what is decoded.
 #[test]
 fn same_length_streams_and_codings_are_undone() {
     let known = |length| RequestFraming {
@@ -104,6 +105,7 @@ fn same_length_streams_and_codings_are_undone() {
     );
 }
 
+/// SUB-12: digests are never stale.
 #[test]
 fn sub_12_digests_are_never_stale() {
     let digest = |length| RequestFraming {
@@ -134,7 +136,7 @@ fn sub_12_digests_are_never_stale() {
     }
 }
 
-/// REF-03, REF-04, REF-16, REF-17, REF-19.
+/// REF-03, REF-04, REF-16, REF-17, REF-19: each row of the response table.
 #[test]
 fn each_row_of_the_response_table() {
     use BodyLength::{Empty, Known, Unknown};

@@ -16,7 +16,7 @@ fn has(needles: &[Needle], text: &[u8]) -> bool {
     needles.iter().any(found)
 }
 
-/// REF-05.
+/// REF-05: every encoding contains a needle.
 #[test]
 fn ref_05_every_encoding_contains_a_needle() {
     for value in [

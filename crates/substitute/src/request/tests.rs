@@ -42,6 +42,7 @@ fn assert_found(request: &RequestSubstitution, expected: &[Finding]) {
     assert_eq!(found, expected);
 }
 
+/// SUB-01: a header gets the value.
 #[test]
 fn sub_01_a_header_gets_the_value() {
     for (name, before, after) in [
@@ -58,6 +59,7 @@ fn sub_01_a_header_gets_the_value() {
     }
 }
 
+/// SUB-01: metadata of gRPC is base64.
 #[test]
 fn sub_01_metadata_of_grpc_is_base64() {
     let mut request = request([rule(1, VALUE)]);
@@ -68,6 +70,7 @@ fn sub_01_metadata_of_grpc_is_base64() {
     assert_eq!(header(&mut request, "x-token-bin", "AAAA"), None);
 }
 
+/// SUB-02: basic in every spelling.
 #[test]
 fn sub_02_basic_in_every_spelling() {
     let (one, two) = ("se:cret?>~one", "tw\u{f6}");
@@ -97,6 +100,7 @@ fn sub_02_basic_in_every_spelling() {
     }
 }
 
+/// SUB-02: what is not quite basic.
 #[test]
 fn sub_02_what_is_not_quite_basic() {
     // Bits behind the last byte that are not zero: lenient servers ignore them.
@@ -126,6 +130,7 @@ fn sub_02_what_is_not_quite_basic() {
     assert_eq!(header(&mut request, "x-other", &token), None);
 }
 
+/// SUB-02: a colon cannot end the user early.
 #[test]
 fn sub_02_a_colon_cannot_end_the_user_early() {
     let mut request = request([rule(1, "a:b")]);
@@ -140,7 +145,7 @@ fn sub_02_a_colon_cannot_end_the_user_early() {
     assert!(header(&mut request, "authorization", &as_password).is_some());
 }
 
-/// SUB-03, SUB-18, SUB-24.
+/// SUB-03, SUB-18, SUB-24: elsewhere a placeholder stays what it is.
 #[test]
 fn sub_03_elsewhere_a_placeholder_stays_what_it_is() {
     let elsewhere = SecretRule {
@@ -188,6 +193,7 @@ fn sub_03_elsewhere_a_placeholder_stays_what_it_is() {
     );
 }
 
+/// SUB-04: values of a query.
 #[test]
 fn sub_04_values_of_a_query() {
     let percent: String = ph(1).bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -226,6 +232,7 @@ fn sub_04_values_of_a_query() {
     );
 }
 
+/// SUB-05: segments of a path.
 #[test]
 fn sub_05_segments_of_a_path() {
     let with = |value: &str, path: &str| {
@@ -261,6 +268,7 @@ fn sub_05_segments_of_a_path() {
     assert_eq!(with("v", &encoded), Ok(Some("/a%2Fv/b".to_owned())));
 }
 
+/// SUB-14: messages of a `WebSocket`.
 #[test]
 fn sub_14_messages_of_a_websocket() {
     let value = "a\"b";
@@ -296,6 +304,7 @@ fn sub_14_messages_of_a_websocket() {
     assert_eq!(request.websocket_text(ph(1).as_bytes()), Ok(None));
 }
 
+/// SUB-17: headers that are echoed logged or frame the message.
 #[test]
 fn sub_17_headers_that_are_echoed_logged_or_frame_the_message() {
     for name in [
@@ -346,6 +355,7 @@ fn sub_17_headers_that_are_echoed_logged_or_frame_the_message() {
     assert_eq!(header(&mut on, "Cookie", &cookie).unwrap(), "session=v");
 }
 
+/// SUB-21: what was written is not read again.
 #[test]
 fn sub_21_what_was_written_is_not_read_again() {
     // Two values that, beside what is around them, would spell a placeholder.
@@ -357,6 +367,7 @@ fn sub_21_what_was_written_is_not_read_again() {
     assert_found(&request, &[substituted(1, Slot::Header, 1)]);
 }
 
+/// SUB-22: many secrets are each found.
 #[test]
 fn sub_22_many_secrets_are_each_found() {
     let rules: Vec<SecretRule> = (0..200).map(|n| rule(n, &format!("value-{n}"))).collect();
@@ -367,6 +378,7 @@ fn sub_22_many_secrets_are_each_found() {
     assert_eq!(request.findings().substituted(), 200);
 }
 
+/// SUB-24: almost a placeholder is a text.
 #[test]
 fn sub_24_almost_a_placeholder_is_a_text() {
     let good = ph(0xab);
@@ -411,7 +423,7 @@ fn required(number: u8, value: &str) -> SecretRule {
     }
 }
 
-/// HTTP-21.
+/// HTTP-21: only our credential may go there.
 #[test]
 fn http_21_only_our_credential_may_go_there() {
     let ours = format!("Bearer {}", ph(1));

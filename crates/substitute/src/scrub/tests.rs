@@ -44,7 +44,7 @@ fn check(text: &str, expected: &str) {
     }
 }
 
-/// REF-01, REF-02.
+/// REF-01, REF-02: an echo shows the placeholder.
 #[test]
 fn ref_01_an_echo_shows_the_placeholder() {
     check(
@@ -187,7 +187,7 @@ fn composites_are_bounded() {
     assert!(crate::Composite::new(zeroize::Zeroizing::new(Vec::new()), Vec::new()).is_none());
 }
 
-/// REF-17, REF-19.
+/// REF-17, REF-19: a mask keeps every length.
 #[test]
 fn ref_17_a_mask_keeps_every_length() {
     let table = table([rule(1, VALUE)]);

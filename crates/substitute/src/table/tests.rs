@@ -21,6 +21,7 @@ fn header(name: &str, template: &str) -> Injection {
     }
 }
 
+/// SUB-21: what would be ambiguous is refused.
 #[test]
 fn sub_21_what_would_be_ambiguous_is_refused() {
     let inside = format!("x{}y", placeholder(9));
@@ -166,6 +167,7 @@ fn eligibility_needs_every_condition() {
     }
 }
 
+/// SUB-23: revoked and expired are taken out.
 #[test]
 fn sub_23_revoked_and_expired_are_taken_out() {
     let table = table([rule(1, "a"), rule(2, "b")]);

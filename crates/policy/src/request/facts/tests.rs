@@ -109,6 +109,7 @@ fn http_17_every_method_a_server_may_see_is_known() {
     }
 }
 
+/// HTTP-20: a body is JSON by one clear type.
 #[test]
 fn http_20_a_body_is_json_by_one_clear_type() {
     for (values, expected) in [

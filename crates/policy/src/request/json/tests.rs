@@ -12,6 +12,7 @@ fn plain_json_is_read() {
     assert_eq!(value, serde_json::from_slice::<Value>(body).expect("JSON"));
 }
 
+/// HTTP-20: what parsers read differently is not JSON.
 #[test]
 fn http_20_what_parsers_read_differently_is_not_json() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));

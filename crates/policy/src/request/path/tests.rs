@@ -13,6 +13,7 @@ fn check(raw: &str, expected: Result<&str, PathError>) {
     assert_eq!(text, expected, "{raw:?}");
 }
 
+/// HTTP-16: paths that mean the same are the same.
 #[test]
 fn http_16_paths_that_mean_the_same_are_the_same() {
     for (raw, canonical) in [
@@ -48,6 +49,7 @@ fn http_16_paths_that_mean_the_same_are_the_same() {
     }
 }
 
+/// HTTP-16: paths that can be read in two ways are refused.
 #[test]
 fn http_16_paths_that_can_be_read_in_two_ways_are_refused() {
     let long = format!("/{}", "a".repeat(PATH_LEN_MAX));

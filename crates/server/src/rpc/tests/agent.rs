@@ -512,6 +512,7 @@ agent_service! {
         prewarm(PrewarmRequest) -> v1::Empty {}, Empty;
         configure_network(ConfigureNetworkRequest) -> v1::Empty {}, Empty;
         usage(Empty) -> v1::UsageReply::default(), UsageReply;
+        close_output(CloseOutputRequest) -> v1::Empty {}, Empty;
         resize_pty(ResizePtyRequest) -> v1::Empty {}, Empty;
         list_processes(Empty) -> v1::ListProcessesReply::default(), ListProcessesReply;
         remove(RemoveRequest) -> v1::Empty {}, Empty;

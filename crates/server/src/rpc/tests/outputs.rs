@@ -320,7 +320,16 @@ async fn a_cancelled_stream_is_never_heard_of_again() {
         if !start_first {
             client.request("processWait", json!({"pid": pid})).await;
         }
-        // The process is not held up by a reader that left.
+        eventually("the pipe is closed", async || {
+            let closed = v1::CloseOutputRequest {
+                pid: i32::try_from(pid).unwrap(),
+                stream: v1::OutputStream::OutputStdout.into(),
+            };
+            let calls = harness.agent.calls("close_output");
+            (calls.last() == Some(&format!("{closed:?}"))).then_some(())
+        })
+        .await;
+        // What has no pipe, a terminal, is not held up either.
         process.stdout.print(&vec![b'x'; 1024 * 1024]);
         eventually("the rest is drained", async || {
             (process.stdout.read() > 1024 * 1024 - 1).then_some(())
@@ -421,6 +430,7 @@ async fn a_process_goes_on_when_its_client_leaves() {
         (output.read() == 1024 * 1024).then_some(())
     })
     .await;
+    assert_eq!(harness.agent.calls("close_output"), [""; 0]);
     // Another connection can still wait for it.
     let mut other = harness.connect().await;
     let wait = other.request("processWait", json!({"pid": pid})).await;

@@ -4,19 +4,14 @@
 //! held is bounded; no value appears where it must not; no needle is left in
 //! what was scrubbed; a JSON document stays one.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use arbtest::{
-    arbitrary::{Result, Unstructured},
-    arbtest,
-};
+use tombolo_fuzz::{Harness, Result, Unstructured, cut};
 use tombolo_secret::{Placeholder, SecretName, SecretValue};
 use tombolo_substitute::{
     BodyKind, Composites, Destination, Flow, Plaintext, RequestSubstitution, Requirement, Scheme,
     ScrubMode, SecretHost, SecretRule, SecretTable, Slot, Slots,
 };
-
-pub(crate) type Harness = fn(&mut Unstructured<'_>) -> Result<()>;
 
 pub(crate) const HARNESSES: [(&str, Harness); 8] = [
     ("text", |u| body(u, &BodyKind::Text)),
@@ -38,21 +33,6 @@ const VALUE: &str = "sk-CANARY/+\"\\&<'=0123456789";
 const MARK: &[u8] = b"CANARY";
 /// The most that any stream holds: a multipart header block and a delimiter.
 const HELD_MAX: usize = 20 * 1024;
-
-/// Runs a harness for a time, or once with a seed. Says how often.
-pub(crate) fn run(harness: Harness, budget: Duration, seed: Option<u64>) -> u64 {
-    let runs = Cell::new(0);
-    let property = |u: &mut Unstructured<'_>| {
-        runs.set(runs.get() + 1);
-        harness(u)
-    };
-    let test = arbtest(property).size_min(64).size_max(4096).budget(budget);
-    match seed {
-        Some(seed) => test.seed(seed).run(),
-        None => test.run(),
-    }
-    runs.get()
-}
 
 fn placeholder(number: u8) -> Placeholder {
     Placeholder::from_bytes([number; 32])
@@ -140,18 +120,6 @@ fn text(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         }
     }
     Ok(text)
-}
-
-fn cut<'a>(u: &mut Unstructured<'_>, text: &'a [u8]) -> Result<Vec<&'a [u8]>> {
-    let mut rest = text;
-    let mut chunks = Vec::new();
-    while !rest.is_empty() && chunks.len() < 64 {
-        let (chunk, more) = rest.split_at(u.int_in_range(0..=rest.len().min(200))?);
-        chunks.push(chunk);
-        rest = more;
-    }
-    chunks.push(rest);
-    Ok(chunks)
 }
 
 fn contains(text: &[u8], needle: &[u8]) -> bool {

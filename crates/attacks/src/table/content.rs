@@ -1,0 +1,118 @@
+//! Rows of the chapters about values: where they go, how they come back, what
+//! else holds them.
+
+use super::{Holds, NotTried, Partly, Row, row};
+
+pub(super) const ROWS: &[Row] = &[
+    row("SUB-01", "a placeholder in `Authorization`", Holds),
+    row("SUB-02", "a placeholder inside Basic", Holds),
+    row("SUB-03", "a placeholder for another host", Holds),
+    row(
+        "SUB-04",
+        "a placeholder in the query, encoded or not",
+        Holds,
+    ),
+    row("SUB-05", "a placeholder in the path", Holds),
+    row("SUB-06", "a placeholder in JSON", Holds),
+    row(
+        "SUB-07",
+        "a placeholder in forms, parts, text, binary",
+        Holds,
+    ),
+    row("SUB-08", "lengths of bodies with values", Holds),
+    row("SUB-09", "a placeholder cut at every byte", Holds),
+    row("SUB-10", "a body longer than the buffer", Holds),
+    row("SUB-11", "a compressed body", Holds),
+    row("SUB-12", "digests of bodies", Holds),
+    row("SUB-13", "`Expect`, `Range`, HEAD, OPTIONS", Holds),
+    row("SUB-14", "a placeholder in WebSocket messages", Holds),
+    row("SUB-15", "streams in both directions", Holds),
+    row("SUB-16", "a value in HTTP/2's table of headers", Holds),
+    row(
+        "SUB-17",
+        "a placeholder where it is no value: names, cookies in parts, trailers",
+        Holds,
+    ),
+    row("SUB-18", "another sandbox's placeholder", Holds),
+    row("SUB-19", "a placeholder over plain HTTP", Holds),
+    row(
+        "SUB-20",
+        "a placeholder by another way: passed through, by address, another port",
+        Holds,
+    ),
+    row(
+        "SUB-21",
+        "values with line ends, with placeholders, prefixes of others",
+        Holds,
+    ),
+    row("SUB-22", "many secrets, overlapping", Holds),
+    row(
+        "SUB-23",
+        "a secret that is rotated or revoked meanwhile",
+        Holds,
+    ),
+    row("SUB-24", "a placeholder that was guessed", Holds),
+    row("REF-01", "a body echoes a header", Holds),
+    row("REF-02", "an echo in single bytes", Holds),
+    row("REF-03", "a compressed echo", Holds),
+    row("REF-04", "a coding that is unknown or a lie", Holds),
+    row("REF-05", "an echo in another encoding", Holds),
+    row("REF-06", "an echo in headers, trailers, the reason", Holds),
+    row("REF-07", "an echo in events, which must not wait", Holds),
+    row("REF-08", "an echo in WebSocket messages", Holds),
+    row("REF-09", "parts of a response that cut the value", Holds),
+    row("REF-10", "stored at one place, read at another", Holds),
+    row(
+        "REF-11",
+        "substrings, and codes of the attacker's own",
+        Holds,
+    ),
+    row("REF-12", "a language model that repeats its prompt", Holds),
+    row("REF-13", "a redirection with the value", Holds),
+    row("REF-14", "errors of the proxy itself", Holds),
+    row("REF-15", "what was made of a value: Basic", Holds),
+    row("REF-16", "lengths and tags of what was searched", Holds),
+    row("REF-17", "binary messages with the value", Holds),
+    row(
+        "REF-18",
+        "a key that is masked in part, which passes by design",
+        Holds,
+    ),
+    row("REF-19", "a long download that must not change", Holds),
+    row("LEAK-01", "records, metrics, logs, `Debug`", Holds),
+    row("LEAK-02", "a value in the path or query of a record", Holds),
+    row(
+        "LEAK-03",
+        "hooks that see values",
+        NotTried("there are no hooks"),
+    ),
+    row(
+        "LEAK-04",
+        "the guest's memory and disk, files of templates",
+        Holds,
+    ),
+    row(
+        "LEAK-05",
+        "memory, environment and arguments of other processes",
+        Partly(
+            "the server's HTTP library keeps what a client sent, in base64, until its buffer is used again",
+        ),
+    ),
+    row("LEAK-06", "values in answers of the API", Holds),
+    row(
+        "LEAK-07",
+        "key logs, captures, another proxy on the way",
+        Partly("there is no way to configure any; only the environment's key log is tried"),
+    ),
+    row(
+        "LEAK-08",
+        "the database and the proxy's records on disk",
+        Holds,
+    ),
+    row(
+        "TIM-01",
+        "a right placeholder takes longer than a wrong one",
+        Partly("a thousand requests of each kind, not ten thousand"),
+    ),
+    row("TIM-02", "refusals that tell what was inspected", Holds),
+];

@@ -1,0 +1,320 @@
+//! What becomes of what is open when the policy or a secret changes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::rig::{CANARY, PATIENCE, Rig, held, policy, secret};
+use crate::rules::{HeldSecret, SecretState};
+
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// Within this an exchange that is no longer allowed has to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A change of what holds for the sandbox, and why exchanges end with it, if they do.
+struct Change {
+    what: &'static str,
+    document: Value,
+    held: Vec<HeldSecret>,
+    ends: Option<&'static str>,
+}
+
+fn changes(rig: &Rig, with_secret: bool) -> Vec<Change> {
+    let change = |what, change: fn(&mut Value), held, ends| {
+        let mut document = rig.document.clone();
+        document["generation"] = json!(2);
+        change(&mut document);
+        Change {
+            what,
+            document,
+            held,
+            ends,
+        }
+    };
+    let same = || held(SecretState::Active);
+    let other = || {
+        secret(
+            "OTHER",
+            0x11,
+            "another-value-of-a-secret",
+            SecretState::Active,
+        )
+    };
+    let secrets_end = with_secret.then_some("secrets_changed");
+    let policy_ends = Some("policy_changed");
+    vec![
+        change(
+            "a rule for another host",
+            |document| document["net"]["rules"] = json!([{"id": "r", "host": "plain.test"}]),
+            same(),
+            None,
+        ),
+        change(
+            "a rule that still allows",
+            |document| {
+                document["net"]["rules"] = json!([{"id": "r", "host": "good.test", "path": "/**"}]);
+            },
+            same(),
+            None,
+        ),
+        change(
+            "a rule that denies the path",
+            |document| {
+                document["net"]["rules"] = json!([{"id": "r", "host": "good.test", "action": "deny", "path": "/e/**"}, {"id": "s", "host": "good.test", "action": "deny", "path": "/events"}]);
+            },
+            same(),
+            policy_ends,
+        ),
+        change(
+            "rules of which none allows",
+            |document| {
+                document["net"]["rules"] =
+                    json!([{"id": "r", "host": "good.test", "method": "PATCH"}]);
+            },
+            same(),
+            policy_ends,
+        ),
+        change(
+            "rules on trial",
+            |document| {
+                document["net"] = json!({"mode": "audit", "rules": [{"id": "r", "host": "good.test", "method": "PATCH"}]});
+            },
+            same(),
+            None,
+        ),
+        change("revoked", |_| {}, held(SecretState::Revoked), secrets_end),
+        change(
+            "rotated",
+            |_| {},
+            vec![secret(
+                "KEY",
+                0xa7,
+                "the-new-value-of-the-key",
+                SecretState::Active,
+            )],
+            secrets_end,
+        ),
+        change(
+            "no longer for this host",
+            |document| document["secrets"]["KEY"]["hosts"] = json!(["old.test"]),
+            same(),
+            secrets_end,
+        ),
+        change(
+            "another one is given",
+            |document| document["secrets"]["OTHER"] = json!({"hosts": ["good.test"]}),
+            [same(), vec![other()]].concat(),
+            None,
+        ),
+    ]
+}
+
+/// Begins an endless response.
+async fn events(
+    rig: &Rig,
+    sender: &mut SendRequest<Empty<Bytes>>,
+    with_secret: bool,
+) -> Response<Incoming> {
+    let mut request = Request::get("https://good.test/events");
+    if with_secret {
+        request = request.header("x-key", &rig.placeholder);
+    }
+    let request = request.body(Empty::new()).unwrap();
+    let mut response = timeout(PATIENCE, sender.send_request(request))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let first = timeout(PATIENCE, response.frame()).await.unwrap().unwrap();
+    assert!(first.unwrap().is_data());
+    response
+}
+
+/// NET-15, SUB-23, HTTP-26: an endless response ends within a second when it would no longer
+/// be allowed or its secret is no longer in force, and with no other change.
+#[tokio::test]
+async fn net_15_a_response_ends_when_what_it_stands_on_changes() {
+    for with_secret in [true, false] {
+        let count = changes(&Rig::usual().await, with_secret).len();
+        for index in 0..count {
+            let rig = Rig::usual().await;
+            let change = changes(&rig, with_secret).remove(index);
+            let mut sender = rig.connect_http2("good.test").await;
+            let mut response = events(&rig, &mut sender, with_secret).await;
+            rig.replace_all(&change.document, &change.held, 2);
+            if change.ends.is_some() {
+                let ended = timeout(GRACE, response.frame()).await;
+                let ended = ended.unwrap_or_else(|_| panic!("{} goes on", change.what));
+                assert!(ended.unwrap().is_err(), "{}", change.what);
+            } else {
+                // The proxy has seen the change when it has answered another request.
+                let request = Request::get("https://good.test/").body(Empty::new());
+                sender.send_request(request.unwrap()).await.unwrap();
+                assert!(response.frame().now_or_never().is_none(), "{}", change.what);
+            }
+            drop((response, sender));
+            let records = rig.finish(1 + usize::from(change.ends.is_none())).await;
+            let record = records
+                .iter()
+                .find(|record| record["path"] == "/events")
+                .unwrap();
+            assert_eq!(record["err"].as_str(), change.ends, "{}", change.what);
+        }
+    }
+}
+
+/// NET-15: an upload ends as well, before anything is answered and after.
+#[tokio::test]
+async fn net_15_an_upload_ends_when_it_is_no_longer_allowed() {
+    // `/grpc` answers at once, `/late` when all has arrived.
+    for path in ["/grpc", "/late"] {
+        let rig = Rig::usual().await;
+        let mut sender = rig.connect_http2::<Body>("good.test").await;
+        let (send, receive) = mpsc::channel::<Bytes>(1);
+        let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
+            .map(|data| Ok(hyper::body::Frame::data(data)));
+        let request = Request::post(format!("https://good.test{path}"))
+            .body(StreamBody::new(frames).boxed_unsync())
+            .unwrap();
+        let answer = tokio::spawn(sender.send_request(request));
+        send.send(Bytes::from("one")).await.unwrap();
+        let arrived = async {
+            while rig
+                .origin
+                .read
+                .lock()
+                .iter()
+                .all(|read| !contains(read, b"one"))
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, arrived).await.unwrap();
+        let mut document = rig.document.clone();
+        document["net"] = json!({"rules": [{"id": "r", "host": "good.test", "method": "GET"}]});
+        rig.replace(&document, SecretState::Active, 1);
+        let ended = async {
+            match answer.await.unwrap() {
+                Ok(response) if response.status() == 200 => {
+                    assert!(response.into_body().collect().await.is_err());
+                }
+                Ok(response) => assert_eq!(response.status(), 403, "{path}"),
+                Err(_broken) => {}
+            }
+        };
+        timeout(GRACE, ended).await.expect("the upload goes on");
+        // Nobody takes more of it.
+        let refused = async { while send.send(Bytes::from("two")).await.is_ok() {} };
+        timeout(GRACE, refused).await.expect("the upload goes on");
+        drop(sender);
+        rig.finish(1).await;
+    }
+}
+
+/// NET-15, SUB-23: a `WebSocket` ends when its request would no longer be allowed, and when
+/// secrets change.
+#[tokio::test]
+async fn net_15_a_websocket_ends_when_it_is_no_longer_allowed() {
+    for (rules, state, generation, expected) in [
+        (
+            json!([{"id": "r", "host": "good.test", "action": "deny", "path": "/socket"}]),
+            SecretState::Active,
+            1,
+            "policy_changed",
+        ),
+        (json!([]), SecretState::Revoked, 2, "secrets_changed"),
+    ] {
+        let rig = Rig::usual().await;
+        let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+        let (mut socket, _) = tokio_tungstenite::client_async("wss://good.test/socket", stream)
+            .await
+            .unwrap();
+        socket.send(Message::text("hello")).await.unwrap();
+        let reply = timeout(PATIENCE, socket.next()).await.unwrap();
+        assert!(reply.unwrap().unwrap().is_text());
+        let mut document = rig.document.clone();
+        document["net"] = json!({ "rules": rules });
+        rig.replace(&document, state, generation);
+        let ended = async { while let Some(Ok(_)) = socket.next().await {} };
+        timeout(GRACE, ended).await.expect("the WebSocket goes on");
+        let records = rig.finish(1).await;
+        assert_eq!(records[0]["err"], expected);
+    }
+}
+
+/// REF-10: what is given while a response flows is searched for in the rest of it, beside
+/// what was searched for from the beginning.
+#[tokio::test]
+async fn ref_10_a_response_is_searched_for_what_came_later() {
+    let rig = Rig::usual().await;
+    let mut sender = rig.connect_http2("good.test").await;
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
+        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
+    let request = Request::post("https://good.test/grpc")
+        .header("content-type", "application/grpc")
+        .body(StreamBody::new(frames))
+        .unwrap();
+    let response = timeout(PATIENCE, sender.send_request(request));
+    let mut body = response.await.unwrap().unwrap().into_body();
+    let newer = "another-value-of-a-secret";
+    for round in 1..=3 {
+        // The host returns each piece as it comes.
+        send.send(format!("<{CANARY}|{newer}>").into())
+            .await
+            .unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b">") {
+            let frame = timeout(PATIENCE, body.frame()).await.unwrap();
+            seen.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
+        }
+        assert!(!contains(&seen, CANARY.as_bytes()), "{round}");
+        assert_eq!(contains(&seen, newer.as_bytes()), round == 1, "{round}");
+        rig.seen.lock().extend_from_slice(&seen);
+        let mut document = rig.document.clone();
+        document["secrets"]["OTHER"] = json!({"hosts": ["good.test"]});
+        let mut held = held(SecretState::Active);
+        held.push(secret("OTHER", 0x11, newer, SecretState::Active));
+        rig.replace_all(&document, &held, 1 + round);
+    }
+    drop(send);
+    while let Some(Ok(_)) = timeout(PATIENCE, body.frame()).await.unwrap() {}
+    drop((body, sender));
+    rig.finish(1).await;
+}
+
+/// REF-10: a response of a sandbox that had no secret ends when it gets one: it was promised
+/// unchanged and cannot be searched any more.
+#[tokio::test]
+async fn ref_10_what_was_promised_unchanged_ends_when_it_has_to_be_searched() {
+    let rig = Rig::new(policy(|document| document["secrets"] = json!({}))).await;
+    let mut sender = rig.connect_http2("good.test").await;
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
+        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
+    let request = Request::post("https://good.test/grpc").body(StreamBody::new(frames));
+    let response = timeout(PATIENCE, sender.send_request(request.unwrap()));
+    let mut body = response.await.unwrap().unwrap().into_body();
+    send.send("before".into()).await.unwrap();
+    let frame = timeout(PATIENCE, body.frame()).await.unwrap();
+    assert_eq!(frame.unwrap().unwrap().data_ref().unwrap(), "before");
+    rig.replace(&policy(|_| {}), SecretState::Active, 2);
+    send.send("after".into()).await.unwrap();
+    let frame = timeout(PATIENCE, body.frame()).await.unwrap();
+    assert!(frame.unwrap().is_err());
+    drop((send, body, sender));
+    let records = rig.finish(1).await;
+    assert_eq!(records[0]["err"], "secrets_changed");
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
