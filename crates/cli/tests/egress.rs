@@ -150,6 +150,8 @@ async fn it_is_a_user_without_rights_whom_nobody_reads() {
     for key in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(status(pid, key), ["0000000000000000"], "{key}");
     }
+    // Root raised the limit before it became another user.
+    assert_ne!(status(pid, "VmLck"), ["0", "kB"]);
     let limits = fs_err::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core"));
     let core: Vec<&str> = core.unwrap().split_whitespace().collect();
