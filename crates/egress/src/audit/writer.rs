@@ -143,6 +143,8 @@ mod tests {
         for number in 0..11 {
             writer.write(&format!("line {number:>7}")).await.unwrap();
         }
+        // What was written goes into the file with the end of a batch.
+        writer.write_batch(&[]).await.unwrap();
         drop(sender);
         writer.run().await;
         let mut names: Vec<_> = std::fs::read_dir(directory.path())
