@@ -156,7 +156,8 @@ impl Sandbox {
 
     /// What holds from now on. Requests that begin later are held to it, and flows that it
     /// does not allow end (NET-15).
-    pub(crate) fn replace_rules(&self, rules: Rules) {
+    pub(crate) fn replace_rules(&self, mut rules: Rules) {
+        rules.share_secrets(&self.rules());
         self.limits.lock().retain(rules.policy.requests());
         self.rules.send_replace(Arc::new(rules));
         self.pool.clear();

@@ -352,6 +352,40 @@ async fn ref_10_a_response_is_searched_for_what_came_later() {
     rig.finish(1).await;
 }
 
+/// NET-15: however often the policy changes while a response flows, it ends only when its
+/// secrets change as often.
+#[tokio::test]
+async fn net_15_a_response_outlives_changes_of_the_policy_alone() {
+    let rig = Rig::usual().await;
+    let mut sender = rig.connect_http2("good.test").await;
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
+        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
+    let request = Request::post("https://good.test/grpc")
+        .header("content-type", "application/grpc")
+        .body(StreamBody::new(frames))
+        .unwrap();
+    let response = timeout(PATIENCE, sender.send_request(request));
+    let mut body = response.await.unwrap().unwrap().into_body();
+    for round in 2..=20 {
+        let mut document = rig.document.clone();
+        document["generation"] = json!(round);
+        rig.replace(&document, SecretState::Active, 1);
+        // The host returns each piece as it comes.
+        send.send(format!("<{CANARY}>").into()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b">") {
+            let frame = timeout(PATIENCE, body.frame()).await.unwrap();
+            seen.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
+        }
+        rig.seen.lock().extend_from_slice(&seen);
+    }
+    drop(send);
+    while let Some(Ok(_)) = timeout(PATIENCE, body.frame()).await.unwrap() {}
+    drop((body, sender));
+    rig.finish(1).await;
+}
+
 /// REF-10: a response of a sandbox that had no secret ends when it gets one: it was promised
 /// unchanged and cannot be searched any more.
 #[tokio::test]
