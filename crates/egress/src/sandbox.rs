@@ -97,6 +97,9 @@ pub(crate) enum SandboxError {
     /// The prefix of virtual addresses is wrong.
     #[error("cannot make virtual addresses")]
     Prefix(#[from] PrefixError),
+    /// The kernel gave no randomness.
+    #[error("cannot choose where virtual addresses begin")]
+    Entropy(#[from] getrandom::Error),
 }
 
 /// Keeps a virtual address in use while a flow to it is open.
@@ -133,7 +136,7 @@ impl Sandbox {
             closed,
             tasks,
             rules: watch::Sender::new(Arc::new(rules)),
-            vips: Mutex::new(VipTable::new(VIRTUAL_PREFIX)?),
+            vips: Mutex::new(VipTable::new(VIRTUAL_PREFIX, getrandom::u32()?)?),
             limits: Mutex::default(),
             composites: Mutex::default(),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
