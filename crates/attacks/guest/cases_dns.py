@@ -22,7 +22,8 @@ def dns_01(guest):
             guest.refused_name(name, kind)
             times.append(time.monotonic() - begun)
     # The best of them: the others tell how busy the machine is.
-    guest.check(min(times) < 0.010, f"an answer takes {min(times) * 1000:.1f} ms")
+    # An upstream would take its own time on top of the emulated guest's.
+    guest.check(min(times) < 0.050, f"an answer takes {min(times) * 1000:.1f} ms")
     # Where that leads nothing goes on, whatever is said: not even to what is allowed.
     bearer = {"Authorization": f"Bearer {guest.key}"}
     for name, reason in (("evil.test", "not_listed"), ("good.test", "ask_again"), ("origin.test", "ask_again")):

@@ -408,14 +408,18 @@ def relay(port, address, to):
 
 def net_21(guest):
     for number, (name, address, code) in enumerate((("good.test", guest.address("good.test"), 200), (EVIL, EVIL, 403))):
-        with relay(9000 + number, address, 80) as process:
-            for _ in range(200):
-                try:
-                    answer = guest.get(name, address="127.0.0.1", port=9000 + number, is_tls=False, headers={})
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.05)
-            process.wait(timeout=10)
+        # What the proxy resets before the relay has said anything is tried again.
+        for _ in range(3):
+            with relay(9000 + number, address, 80) as process:
+                for _ in range(200):
+                    try:
+                        answer = guest.get(name, address="127.0.0.1", port=9000 + number, is_tls=False, headers={})
+                        break
+                    except ConnectionRefusedError:
+                        time.sleep(0.05)
+                process.wait(timeout=10)
+            if answer[0]:
+                break
         # The relay's port is in the Host: nothing else is the same.
         guest.check(answer[0] in (code, 421), f"{name} through another process: {answer[0]}")
         guest.check(answer[0] != 200 or code == 200, "the relay got further")

@@ -204,8 +204,21 @@ impl Rig {
         self.after(&before, report).await
     }
 
-    /// What must hold after every attack: G1 to G5 of the plan.
+    /// What must hold after every attack: G1 to G5, as the page of attacks lists them.
     pub async fn after(&self, before: &Before, report: Report) -> anyhow::Result<Vec<String>> {
+        let attempts = report.attempts;
+        let mut wrong = self.reached_after(before, report).await?;
+        wrong.extend(self.proxy_after(before).await?);
+        wrong.extend(self.records_after(before, attempts).await?);
+        Ok(wrong)
+    }
+
+    /// The part of it that holds without a proxy too: G1 to G3.
+    pub async fn reached_after(
+        &self,
+        before: &Before,
+        report: Report,
+    ) -> anyhow::Result<Vec<String>> {
         let mut wrong = report.failures;
         let received = STANDARD.decode(&report.received)?;
         if let Some(form) = self.canary.find(&received) {
@@ -213,8 +226,6 @@ impl Rig {
         }
         self.network.settle().await?;
         wrong.extend(self.seen_outside(before));
-        wrong.extend(self.proxy_after(before).await?);
-        wrong.extend(self.records_after(before, report.attempts).await?);
         Ok(wrong)
     }
 

@@ -1,4 +1,4 @@
-//! The table of attacks: a row for each of the plan, where it is tried, and what
+//! The table of attacks: a row for each, where it is tried, and what
 //! came of it. `docs/attacks.md` is made from it, and a test compares the two.
 //!
 //! Where an attack is tried is read from the sources, so that the table cannot
@@ -17,7 +17,7 @@ use std::path::Path;
 
 pub use sources::{Place, Sources};
 
-/// The chapters of the plan, in its order, and how many attacks each has.
+/// The chapters, in order, and how many attacks each has.
 const CHAPTERS: [(&str, &str, u32); 8] = [
     ("NET", "Reaching the network without the policy", 23),
     ("DNS", "Names", 13),
@@ -32,7 +32,7 @@ const CHAPTERS: [(&str, &str, u32); 8] = [
 /// One attack.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Its id in the plan, such as `NET-01`.
+    /// Its id, such as `NET-01`.
     pub id: &'static str,
     /// What it tries, in a few words.
     pub attack: &'static str,
@@ -43,7 +43,7 @@ pub struct Row {
 /// What comes of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It fails, in every way the plan names.
+    /// It fails, in every way it can be tried.
     Holds,
     /// It fails in the ways that are tried; these are not.
     Partly(&'static str),
@@ -63,14 +63,14 @@ const fn row(id: &'static str, attack: &'static str, outcome: Outcome) -> Row {
     }
 }
 
-/// All rows, in the order of the plan.
+/// All rows, in the order of the chapters.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
     let parts = [network::ROWS, tls::ROWS, content::ROWS];
     parts.into_iter().flatten()
 }
 
-/// The ids of the plan, in its order.
-fn plan() -> Vec<String> {
+/// The ids, in order.
+fn ids() -> Vec<String> {
     let ids = |(name, _, count): &(&str, &str, u32)| {
         let name = (*name).to_owned();
         (1..=*count).map(move |number| format!("{name}-{number:02}"))
@@ -80,16 +80,16 @@ fn plan() -> Vec<String> {
 
 /// Everything that is wrong with the table, as sentences.
 pub fn problems(sources: &Sources) -> Vec<String> {
-    let (mut problems, plan) = (Vec::new(), plan());
+    let (mut problems, ids) = (Vec::new(), ids());
     let given: Vec<&str> = rows().map(|row| row.id).collect();
     let known: BTreeSet<&str> = given.iter().copied().collect();
-    for id in &plan {
+    for id in &ids {
         if !known.contains(id.as_str()) {
             problems.push(format!("{id} has no row"));
         }
     }
-    if problems.is_empty() && given != plan {
-        problems.push("the rows are not those of the plan, in its order".to_owned());
+    if problems.is_empty() && given != ids {
+        problems.push("the rows are not those of the chapters, in order".to_owned());
     }
     for row in rows() {
         let is_tried = !sources.places(row.id).is_empty();

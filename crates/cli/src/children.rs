@@ -22,6 +22,8 @@ use crate::privileges;
 const LAUNCH_LEN_MAX: u64 = 1024 * 1024;
 /// The threads of the server, which mostly waits.
 const SERVER_THREADS: usize = 2;
+/// The threads of the node and of the egress proxy, on a large machine.
+const THREADS_MAX: usize = 8;
 
 /// `tombolo server`.
 pub(crate) fn server() -> Outcome {
@@ -55,13 +57,19 @@ pub(crate) fn egress() -> Outcome {
     privileges::drop_to(run_as).map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
     when_parent_is_gone(Signal::TERM);
     let run = egress_program::run(opened, || say_ready("egress"));
-    runtime(machine_threads())?.block_on(run)
+    // It never blocks a thread, so a processor for each is enough: two on one would only
+    // take it from each other.
+    runtime(processors().clamp(1, THREADS_MAX))?.block_on(run)
 }
 
 /// As many threads as this machine runs at once, within reason.
 fn machine_threads() -> usize {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    threads.clamp(2, 8)
+    processors().clamp(2, THREADS_MAX)
+}
+
+/// The processors that this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {

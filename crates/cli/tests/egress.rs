@@ -121,6 +121,12 @@ fn status(pid: u32, key: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
+/// Whether this root has `CAP_SYS_RESOURCE`, number 24 in capabilities(7).
+fn may_raise_limits() -> bool {
+    let effective = status(std::process::id(), "CapEff").concat();
+    u64::from_str_radix(&effective, 16).unwrap() & (1 << 24) != 0
+}
+
 /// Whether a user can read the memory map and the environment of a process,
 /// which takes the same right as tracing it.
 async fn can_look_into(uid: u32, pid: u32) -> bool {
@@ -151,6 +157,12 @@ async fn it_is_a_user_without_rights_whom_nobody_reads() {
         assert_eq!(status(pid, key), ["0000000000000000"], "{key}");
     }
     let limits = fs_err::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    // Root raised the limit before it became another user. Some roots may not; a
+    // process that may lock little locks nothing, and says so.
+    let locked = limits.lines().find(|line| line.starts_with("Max locked"));
+    let is_unlimited = locked.unwrap().contains("unlimited");
+    assert_eq!(is_unlimited, may_raise_limits());
+    assert_eq!(status(pid, "VmLck") != ["0", "kB"], is_unlimited);
     let core = limits.lines().find(|line| line.starts_with("Max core"));
     let core: Vec<&str> = core.unwrap().split_whitespace().collect();
     assert_eq!(core[4..6], ["0", "0"]);

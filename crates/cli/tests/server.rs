@@ -529,7 +529,11 @@ async fn run_refuses_a_server_with_another_configuration() {
     fs_err::write(&file, running.to_string()).unwrap();
     let refused = world.run(&run).await;
     assert_eq!(refused.code, 78, "{refused:?}");
-    for words in ["egress.hosts", "pool_size", "hint: stop it by: kill 1"] {
+    for words in [
+        "egress.hosts",
+        "pool_size",
+        "hint: stop it, and all its sandboxes, by: kill 1",
+    ] {
         assert!(refused.stderr.contains(words), "{refused:?}");
     }
     assert!(!refused.stderr.contains("vcpu_count"), "{refused:?}");

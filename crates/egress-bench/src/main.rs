@@ -19,6 +19,7 @@ mod rounds;
 mod route;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -67,7 +68,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let program = match &arguments.program {
-        Some(program) => program.clone(),
+        Some(program) => std::path::absolute(program)?,
         None => std::env::current_exe()?.with_file_name("tombolo"),
     };
     anyhow::ensure!(
@@ -90,6 +91,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         trusted_pem: origin.authority_pem.clone(),
         process: None,
         has_http2: true,
+        answered: Arc::default(),
     };
     let measured = Route {
         name: MEASURED,
@@ -99,8 +101,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         trusted_pem: attached.authority_pem.clone(),
         process: Some(proxy.pid),
         has_http2: true,
+        answered: Arc::default(),
     };
     proof::check(cores, &measured)?;
+    let answered = Arc::clone(&measured.answered);
     let mut bench = Bench {
         cores,
         parts: arguments.only.clone(),
@@ -118,7 +122,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     bench.run(arguments.rounds)?;
-    proof::check_counts(&proxy.stats(&attached.id).await?)?;
+    proof::check_counts(&mut proxy, &attached.id, &answered).await?;
     if bench.is_wanted(Part::Quiet) {
         bench.quiet(&mut proxy, &program, (&origin, &guest)).await?;
     }

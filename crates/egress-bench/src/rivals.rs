@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -165,6 +166,7 @@ async fn start(
         trusted_pem: trusted_pem()?,
         process: process.id(),
         has_http2: name == "mitmproxy",
+        answered: Arc::default(),
     };
     let rival = Rival {
         _process: process,

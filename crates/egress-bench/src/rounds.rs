@@ -20,6 +20,7 @@ const RATE: u64 = 5000;
 /// Some routes cannot do that; what they can is this at least.
 const RATE_MIN: u64 = 16;
 const GIGA: f64 = 1e9;
+const KEEP_ALIVE: [What; 2] = [What::KeepAlive, What::KeepAlivePerCore];
 const MEDIAN: f64 = 0.5;
 const TAIL: f64 = 0.99;
 
@@ -79,10 +80,9 @@ impl Bench {
     }
 
     fn measure(&mut self, part: Part) -> anyhow::Result<()> {
-        let http1 = [What::KeepAlive, What::KeepAlivePerCore];
         let http2 = [What::KeepAliveHttp2, What::KeepAliveHttp2PerCore];
         match part {
-            Part::Http1 => self.throughput(Version::HTTP_11, http1),
+            Part::Http1 => self.throughput(Version::HTTP_11, KEEP_ALIVE),
             Part::Http2 => self.throughput(Version::HTTP_2, http2),
             Part::Steady => self.steady(),
             Part::Connections => self.new_connections(),
@@ -154,6 +154,10 @@ impl Bench {
 
     /// At the same rate for all who can, and for the others at half of what they can.
     fn steady(&mut self) -> anyhow::Result<()> {
+        let is_known = |route: &Route| self.report.median(What::KeepAlive, route.name).is_some();
+        if !self.routes.iter().all(is_known) {
+            self.throughput(Version::HTTP_11, KEEP_ALIVE)?;
+        }
         let mut base = None;
         for route in &self.routes {
             let most = self.report.median(What::KeepAlive, route.name);

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -50,6 +51,8 @@ pub(crate) struct Route {
     pub(crate) process: Option<u32>,
     /// Whether it ends HTTP/2 of a client.
     pub(crate) has_http2: bool,
+    /// Requests that were answered well.
+    pub(crate) answered: Arc<AtomicU64>,
 }
 
 /// How a connection begins.
@@ -73,11 +76,18 @@ pub(crate) struct Client {
     authority: String,
     credential: String,
     version: Version,
+    answered: Arc<AtomicU64>,
 }
 
 /// An open connection.
 #[derive(Debug)]
-pub(crate) enum Sender {
+pub(crate) struct Sender {
+    connection: Connection,
+    answered: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Connection {
     Http1(http1::SendRequest<Empty<Bytes>>),
     Http2(http2::SendRequest<Empty<Bytes>>),
 }
@@ -126,6 +136,7 @@ impl Route {
             authority: self.authority.clone(),
             credential: self.credential.clone(),
             version,
+            answered: Arc::clone(&self.answered),
         })
     }
 }
@@ -187,14 +198,19 @@ impl Client {
         let stream = connector.connect(self.server_name.clone(), stream).await?;
         let stream = TokioIo::new(stream);
         // A connection that ends early fails the request that is sent on it.
-        if self.version == Version::HTTP_2 {
+        let connection = if self.version == Version::HTTP_2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
             tokio::spawn(connection);
-            return Ok(Sender::Http2(sender));
-        }
-        let (sender, connection) = http1::handshake(stream).await?;
-        tokio::spawn(connection);
-        Ok(Sender::Http1(sender))
+            Connection::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(stream).await?;
+            tokio::spawn(connection);
+            Connection::Http1(sender)
+        };
+        Ok(Sender {
+            connection,
+            answered: Arc::clone(&self.answered),
+        })
     }
 
     pub(crate) fn request(&self, path: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
@@ -234,16 +250,20 @@ impl Sender {
         &mut self,
         request: Request<Empty<Bytes>>,
     ) -> anyhow::Result<Response<Incoming>> {
-        Ok(match self {
-            Self::Http1(sender) => {
+        let response = match &mut self.connection {
+            Connection::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await?
             }
-            Self::Http2(sender) => {
+            Connection::Http2(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await?
             }
-        })
+        };
+        if response.status() == StatusCode::OK {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(response)
     }
 
     /// One request and all of its answer, which must be good and so long.
@@ -272,9 +292,12 @@ impl Sender {
 
     /// Another stream of the same connection; HTTP/1.1 has none.
     pub(crate) fn another(&self) -> Option<Self> {
-        match self {
-            Self::Http1(_) => None,
-            Self::Http2(sender) => Some(Self::Http2(sender.clone())),
+        match &self.connection {
+            Connection::Http1(_) => None,
+            Connection::Http2(sender) => Some(Self {
+                connection: Connection::Http2(sender.clone()),
+                answered: Arc::clone(&self.answered),
+            }),
         }
     }
 }

@@ -226,8 +226,10 @@ impl Exchange {
             }
         };
         let reply = tokio::select! {
-            reply = carry => reply?,
+            // No step is taken under rules that are known to have changed.
+            biased;
             code = watch.ended() => return Err(Stop::no_longer_allowed(code)),
+            reply = carry => reply?,
         };
         Ok(reply.with_room(room))
     }

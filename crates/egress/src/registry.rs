@@ -206,7 +206,9 @@ impl Registry {
         Ok(counts)
     }
 
-    /// Ends and forgets every sandbox but these. Answers which.
+    /// Ends and forgets every sandbox but these. Answers which. One that cannot be forgotten
+    /// is not in the way of the others, nor of the node: it is ended, and tried again when the
+    /// living are named again.
     pub(crate) async fn retain(
         &self,
         living: &HashSet<String>,
@@ -221,8 +223,10 @@ impl Registry {
         known.extend(self.store.ids()?);
         let mut detached = Vec::new();
         for id in known.difference(living) {
-            self.detach(id).await?;
-            detached.push(id.clone());
+            match self.detach(id).await {
+                Ok(_counts) => detached.push(id.clone()),
+                Err(error) => tracing::error!(sandbox = id, %error, "cannot forget a sandbox"),
+            }
         }
         Ok(detached)
     }

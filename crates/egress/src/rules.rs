@@ -125,6 +125,23 @@ impl Rules {
         })
     }
 
+    /// Takes the table of secrets of older rules where it is the same, so that a change of
+    /// the rest of the policy is not one of secrets.
+    pub(crate) fn share_secrets(&mut self, older: &Self) {
+        let is_same = |(new, old): (&HeldSecret, &HeldSecret)| {
+            new.name == old.name
+                && new.placeholder == old.placeholder
+                && new.value.is_same(&old.value)
+        };
+        if self.secret_generation == older.secret_generation
+            && self.policy.secrets() == older.policy.secrets()
+            && self.held.len() == older.held.len()
+            && self.held.iter().zip(&older.held).all(is_same)
+        {
+            self.secrets = Arc::clone(&older.secrets);
+        }
+    }
+
     /// Which secrets may be used in a request to this destination now.
     pub(crate) fn eligibility(&self, destination: &Destination<'_>) -> Eligibility {
         let mut eligibility = self.secrets.eligibility(destination);

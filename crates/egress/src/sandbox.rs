@@ -97,6 +97,9 @@ pub(crate) enum SandboxError {
     /// The prefix of virtual addresses is wrong.
     #[error("cannot make virtual addresses")]
     Prefix(#[from] PrefixError),
+    /// The kernel gave no randomness.
+    #[error("cannot choose where virtual addresses begin")]
+    Entropy(#[from] getrandom::Error),
 }
 
 /// Keeps a virtual address in use while a flow to it is open.
@@ -133,7 +136,7 @@ impl Sandbox {
             closed,
             tasks,
             rules: watch::Sender::new(Arc::new(rules)),
-            vips: Mutex::new(VipTable::new(VIRTUAL_PREFIX)?),
+            vips: Mutex::new(VipTable::new(VIRTUAL_PREFIX, getrandom::u32()?)?),
             limits: Mutex::default(),
             composites: Mutex::default(),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -156,7 +159,8 @@ impl Sandbox {
 
     /// What holds from now on. Requests that begin later are held to it, and flows that it
     /// does not allow end (NET-15).
-    pub(crate) fn replace_rules(&self, rules: Rules) {
+    pub(crate) fn replace_rules(&self, mut rules: Rules) {
+        rules.share_secrets(&self.rules());
         self.limits.lock().retain(rules.policy.requests());
         self.rules.send_replace(Arc::new(rules));
         self.pool.clear();

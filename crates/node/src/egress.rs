@@ -48,6 +48,18 @@ pub(crate) enum AttachError {
     Refused(Box<Status>),
 }
 
+impl AttachError {
+    /// Whether the proxy cannot have attached the sandbox. Of a call that was
+    /// not answered, or that another call came after, nobody knows.
+    pub(crate) fn was_never_attached(&self) -> bool {
+        match self {
+            Self::NotConfigured | Self::Lost | Self::Sockets(_) => true,
+            Self::Away => false,
+            Self::Refused(status) => status.code() == Code::InvalidArgument,
+        }
+    }
+}
+
 /// The sandboxes as the link wants to know them, when a proxy begins.
 pub(crate) trait Residents: Send + Sync {
     /// All that live or are being made.

@@ -178,10 +178,7 @@ impl<E: Engine> Sandboxes<E> {
         let attached = match self.attach(&new, &claim).await {
             Ok(attached) => attached,
             Err(error) => {
-                match claim {
-                    Claim::Waiting(machine) => self.pool.give_back(machine),
-                    Claim::New(network) => network.discard(),
-                }
+                self.give_up(&new.id, claim, &error).await?;
                 return Err(error.into());
             }
         };
@@ -204,6 +201,27 @@ impl<E: Engine> Sandboxes<E> {
         }
         created.handle.destroy().await;
         Err(CreateError::Unwanted)
+    }
+
+    /// Puts back what a sandbox was to have. A network that may be the
+    /// sandbox's all the same is nobody else's: the proxy would answer the next
+    /// one's connections by the rules of this one.
+    async fn give_up(
+        &self,
+        id: &SandboxId,
+        claim: Claim<E::Machine>,
+        error: &AttachError,
+    ) -> Result<(), CreateError> {
+        let was_never_attached = error.was_never_attached();
+        if let Some(egress) = self.egress.as_ref().filter(|_| !was_never_attached) {
+            egress.detach(id).await;
+        }
+        match claim {
+            Claim::Waiting(machine) if was_never_attached => self.pool.give_back(machine),
+            Claim::Waiting(machine) => machine.destroy().await?,
+            Claim::New(network) => network.discard(),
+        }
+        Ok(())
     }
 
     /// Gives the sandbox the network of the machine it is to have.

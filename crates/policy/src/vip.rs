@@ -116,11 +116,14 @@ struct Place {
 
 impl VipTable {
     /// An empty table. `prefix` is the sandbox's own /64 for the IPv6 addresses; its first
-    /// 256 addresses are left for gateways and resolvers.
+    /// 256 addresses are left for gateways and resolvers. Places are handed out from
+    /// `start` on, whatever number that is. A table that takes the place of a lost one begins
+    /// at random, so that addresses that a guest kept from before most likely stand for
+    /// nothing, and not for other names (DNS-12).
     ///
     /// # Errors
     /// The prefix is not a unique local one, or has bits beyond the 64.
-    pub fn new(prefix: Ipv6Addr) -> Result<Self, PrefixError> {
+    pub fn new(prefix: Ipv6Addr, start: u32) -> Result<Self, PrefixError> {
         let [first, .., e, f, g, h] = prefix.segments();
         if first & 0xff00 != 0xfd00 || [e, f, g, h] != [0; 4] {
             return Err(PrefixError);
@@ -131,7 +134,7 @@ impl VipTable {
             by_name: HashMap::new(),
             idle: BTreeSet::new(),
             retired: BTreeMap::new(),
-            cursor: 0,
+            cursor: start % VIP_PLACES,
             wildcards: HashMap::new(),
         })
     }

@@ -17,10 +17,10 @@ use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use crate::body::BODY_LEN_MAX;
+use crate::body::LONG_BODY_LEN_MAX;
 
-/// Longer bodies are not worth the connection.
-const UNREAD_LEN_MAX: usize = BODY_LEN_MAX;
+/// No address takes more; what is longer is not worth the connection.
+const UNREAD_LEN_MAX: usize = LONG_BODY_LEN_MAX;
 /// How long an answer may wait for them.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(1);
 

@@ -102,7 +102,9 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "LEAK-07",
         "key logs, captures, another proxy on the way",
-        Partly("there is no way to configure any; only the environment's key log is tried"),
+        Partly(
+            "there is no way to configure any; a key log in the environment of `up` does not reach the proxy",
+        ),
     ),
     row(
         "LEAK-08",

@@ -1,4 +1,4 @@
-//! Every attack of the plan that is tried from inside a real sandbox. `ONLY=NET-01,DNS-`
+//! Every attack that is tried from inside a real sandbox. `ONLY=NET-01,DNS-`
 //! in the environment takes those alone whose ids begin so.
 #![expect(
     clippy::tests_outside_test_module,
@@ -45,6 +45,7 @@ async fn no_attack_succeeds() {
         let only = only.to_string_lossy();
         let is_wanted = |row: &&Row| only.split(',').any(|id| row.id.starts_with(id));
         let wanted: Vec<&Row> = rows().filter(is_wanted).collect();
+        ensure!(!wanted.is_empty(), "no attack's id begins with {only:?}");
         let beside = wanted.iter().map(|row| row.id);
         let mut beside: Vec<_> = beside.filter(|id| !ALONE.contains(id)).collect();
         beside.reverse();

@@ -194,9 +194,11 @@ pub(super) async fn another(rig: &Rig, name: &str, old: Pid) -> anyhow::Result<i
 async fn killed(rig: &Rig) -> anyhow::Result<Vec<String>> {
     let sandbox = rig.create(rig.usual()).await?;
     let old = host::part(&rig.world, "egress-proxy")?;
+    let alive = rig.before(&sandbox)?;
     host::kill(old)?;
     // Nobody is there to record what is tried now.
-    let mut wrong = rig.run(&sandbox, "NET-16", &[]).await?.failures;
+    let report = rig.run(&sandbox, "NET-16", &[]).await?;
+    let mut wrong = rig.reached_after(&alive, report).await?;
     another(rig, "egress-proxy", old).await?;
     let give_up = Instant::now() + PATIENCE;
     loop {

@@ -83,7 +83,7 @@ fn check_settings(context: &Context, running: &Running) -> Outcome {
         others.join(", ")
     );
     Err(Failure::message(ExitCode::Config, what).hint(format!(
-        "stop it by: kill {}; one that \"tombolo run\" started ends a minute after its last sandbox",
+        "stop it, and all its sandboxes, by: kill {}; one that \"tombolo run\" started ends a minute after its last sandbox",
         running.pid
     )))
 }

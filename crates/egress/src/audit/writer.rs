@@ -1,11 +1,12 @@
 //! The file of records: lines of JSON, rotated, with a bounded total.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     fs::{File, OpenOptions},
     io::{AsyncWriteExt as _, BufWriter},
     sync::mpsc,
+    time::sleep,
 };
 use tombolo_diag::LogLimit;
 
@@ -14,6 +15,11 @@ use crate::config::AuditBounds;
 
 /// The newest file.
 const FILE_NAME: &str = "audit.jsonl";
+/// Records that are written at once.
+const BATCH_LINES_MAX: usize = 256;
+/// How long further records wait for each other.
+const BATCH_INTERVAL: Duration = Duration::from_millis(5);
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// The file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,13 +56,30 @@ impl Writer {
     /// logged.
     pub(crate) async fn run(mut self) {
         static LIMIT: LogLimit = LogLimit::new();
-        while let Some(line) = self.lines.recv().await {
-            let written = self.write(&line.json).await;
+        let mut batch = Vec::new();
+        while self.lines.recv_many(&mut batch, BATCH_LINES_MAX).await > 0 {
+            let written = self.write_batch(&batch).await;
             if let (Err(error), Some(permit)) = (written, LIMIT.permit()) {
                 let suppressed = permit.suppressed;
                 tracing::error!(%error, suppressed, "cannot write audit records");
             }
+            batch.clear();
+            // Each visit of the file takes a thread of its own, which costs more than many
+            // records do. Who is quiet is written at once, who is not a moment later.
+            if self.lines.len() < BATCH_LINES_MAX {
+                sleep(BATCH_INTERVAL).await;
+            }
         }
+    }
+
+    /// Writes records so that they are in the file when this returns. One that fails takes
+    /// no other with it.
+    async fn write_batch(&mut self, batch: &[Arc<Line>]) -> io::Result<()> {
+        let mut result = Ok(());
+        for line in batch {
+            result = self.write(&line.json).await.and(result);
+        }
+        self.file.flush().await.and(result)
     }
 
     async fn write(&mut self, json: &str) -> io::Result<()> {
@@ -66,9 +89,6 @@ impl Writer {
         self.file.write_all(json.as_bytes()).await?;
         self.file.write_all(b"\n").await?;
         self.written_bytes += json.len() as u64 + 1;
-        if self.lines.is_empty() {
-            self.file.flush().await?;
-        }
         Ok(())
     }
 
@@ -98,7 +118,8 @@ async fn open(directory: &std::path::Path) -> io::Result<(BufWriter<File>, u64)>
         .open(path)
         .await?;
     let written_bytes = file.metadata().await?.len();
-    Ok((BufWriter::new(file), written_bytes))
+    let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+    Ok((file, written_bytes))
 }
 
 #[cfg(test)]
@@ -122,6 +143,8 @@ mod tests {
         for number in 0..11 {
             writer.write(&format!("line {number:>7}")).await.unwrap();
         }
+        // What was written goes into the file with the end of a batch.
+        writer.write_batch(&[]).await.unwrap();
         drop(sender);
         writer.run().await;
         let mut names: Vec<_> = std::fs::read_dir(directory.path())

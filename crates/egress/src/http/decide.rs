@@ -7,9 +7,16 @@ use hyper::body::{Body as _, Incoming};
 use tombolo_policy::{Body, RequestDecision, RequestHead, Staged};
 use tombolo_substitute::Codings;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{error::Elapsed, timeout},
+};
 
-use super::{Exchange, Stop, coding, open::no_room, request_body::content_codings};
+use super::{
+    Exchange, Stop, coding,
+    open::no_room,
+    request_body::{IDLE_TIMEOUT, content_codings, ended_early},
+};
 use crate::audit::Outcome;
 
 /// A request that may go on.
@@ -64,7 +71,10 @@ impl Exchange {
             Staged::Decided(decision) => decision,
             Staged::NeedBody { cap_bytes } => {
                 let codings = content_codings(&parts.headers);
-                let length = head.content_length.unwrap_or(cap_bytes).min(cap_bytes);
+                // What a coded body becomes is not known, and it is held decoded.
+                let is_coded = codings.as_ref().is_ok_and(|codings| !codings.is_empty());
+                let length = head.content_length.filter(|_| !is_coded);
+                let length = length.unwrap_or(cap_bytes).min(cap_bytes);
                 let room = sandbox.reserve_buffer(length).await;
                 body.room = Some(room.ok_or_else(no_room)?);
                 let inspected = inspect(&mut body, codings.ok(), cap_bytes).await?;
@@ -122,14 +132,12 @@ async fn inspect(
 ) -> Result<Inspection, Stop> {
     let cap = usize::try_from(cap_bytes).unwrap_or(usize::MAX);
     let mut read = BytesMut::new();
-    while let Some(frame) = body.rest.frame().await {
-        let frame = frame.map_err(|_broken: hyper::Error| {
-            Stop::refused(
-                http::StatusCode::BAD_REQUEST,
-                "request_body",
-                "The body of the request ended early.",
-            )
-        })?;
+    loop {
+        let next = timeout(IDLE_TIMEOUT, body.rest.frame()).await;
+        let Some(frame) = next.map_err(|_silent: Elapsed| ended_early())? else {
+            break;
+        };
+        let frame = frame.map_err(|_broken: hyper::Error| ended_early())?;
         let Ok(data) = frame.into_data() else {
             // Trailers of a body that is read whole are of no use to anybody.
             continue;

@@ -52,14 +52,7 @@ impl Exchange {
         self.write_head(&mut parts, &decided.path, substitution.as_mut())?;
         let key = self.pool_key(Alpn::Any);
         let sandbox = Arc::clone(&self.flow.flow.sandbox);
-        if let Some(substitution) = &mut substitution {
-            // What a secret was used for is recorded, come what may.
-            self.draft.keep().await;
-            sandbox.register_composites(substitution.take_composites());
-            if substitution.findings().substituted() > 0 {
-                terms.carry_values();
-            }
-        }
+        self.commit_values(substitution.as_mut(), terms).await?;
         let connection = sandbox.pool.connect(&self.rules.policy, &key).await?;
         self.draft.record.resolved_ip = Some(connection.address.ip().to_string());
         self.draft.record.overridden = connection.overridden;
@@ -96,6 +89,25 @@ impl Exchange {
                 })
             }
         }
+    }
+
+    /// Records and remembers the values that were written, before anything is sent, and sends
+    /// nothing where they were revoked meanwhile (SUB-23).
+    pub(super) async fn commit_values(
+        &mut self,
+        substitution: Option<&mut RequestSubstitution>,
+        terms: &Terms,
+    ) -> Result<(), Stop> {
+        if let Some(substitution) = substitution {
+            // What a secret was used for is recorded, come what may.
+            self.draft.keep().await;
+            let sandbox = &self.flow.flow.sandbox;
+            sandbox.register_composites(substitution.take_composites());
+            if substitution.findings().substituted() > 0 {
+                terms.carry_values();
+            }
+        }
+        terms.check()
     }
 
     /// The substitution of this request; none where there are no secrets at all.

@@ -93,6 +93,15 @@ impl Terms {
         self.sandbox.reserve_buffer(bytes).await.ok_or_else(no_room)
     }
 
+    /// Whether the exchange can go on under the rules of now. A watch may have let a change
+    /// pass because no value was written yet: this is asked once they are.
+    pub(super) fn check(&self) -> Result<(), Stop> {
+        match self.broken_by(&self.sandbox.rules()) {
+            Some(code) => Err(Stop::no_longer_allowed(code)),
+            None => Ok(()),
+        }
+    }
+
     /// Why the exchange cannot go on under these rules; none where it can.
     fn broken_by(&self, newer: &Arc<Rules>) -> Option<&'static str> {
         if Arc::ptr_eq(&self.rules, newer) {

@@ -36,7 +36,7 @@ use super::{
 use crate::upstream::{BodyError, RequestBody};
 
 /// How long a guest may be silent in the middle of a body (NET-18).
-const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What is known of a body while it flows and when it has ended.
 #[derive(Debug)]
@@ -111,7 +111,12 @@ pub(super) async fn prepare(
             on_change,
         } => {
             let substitution = substitution.body(kind);
-            let room = length.unwrap_or(max_bytes).min(max_bytes);
+            // What a coded body becomes is not known, and it is held decoded.
+            let room = if codings.is_empty() {
+                length.unwrap_or(max_bytes).min(max_bytes)
+            } else {
+                max_bytes
+            };
             let buffer = Buffer {
                 codings,
                 max_bytes,
@@ -432,6 +437,11 @@ pub(super) fn broken_body(meter: &Meter) -> Stop {
             "The body is longer than the rule allows.",
         );
     }
+    ended_early()
+}
+
+/// The guest broke off in the middle of a body, or was silent for too long.
+pub(super) fn ended_early() -> Stop {
     Stop::refused(
         http::StatusCode::BAD_REQUEST,
         "request_body",

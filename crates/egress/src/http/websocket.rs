@@ -62,10 +62,7 @@ impl Exchange {
         parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         let mut substitution = self.substitution();
         self.write_head(&mut parts, &decided.path, substitution.as_mut())?;
-        if let Some(substitution) = &mut substitution {
-            self.draft.keep().await;
-            sandbox.register_composites(substitution.take_composites());
-        }
+        self.commit_values(substitution.as_mut(), terms).await?;
         upgrade_headers(&mut parts.headers);
         parts.extensions.clear();
         let pool_key = self.pool_key(Alpn::Http1);

@@ -8,11 +8,14 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{io::AsyncWriteExt as _, sync::mpsc, task::unconstrained, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::rig::{CANARY, PATIENCE, Rig, held, policy, secret};
-use crate::rules::{HeldSecret, SecretState};
+use super::rig::{CANARY, PATIENCE, Rig, held, policy, secret, status};
+use crate::{
+    audit::Draft,
+    rules::{HeldSecret, SecretState},
+};
 
 type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
@@ -250,6 +253,64 @@ async fn net_15_a_websocket_ends_when_it_is_no_longer_allowed() {
     }
 }
 
+/// SUB-23: a value that is revoked after it was written into a request, and before that is
+/// sent, is not sent.
+#[tokio::test]
+async fn sub_23_a_value_that_is_revoked_before_its_request_is_sent_is_not_sent() {
+    let upgrade = "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let close = "Connection: close\r\n";
+    for (path, headers, state, generation, expected) in [
+        ("/", close, SecretState::Active, 1, 200),
+        ("/", close, SecretState::Revoked, 2, 403),
+        ("/socket", upgrade, SecretState::Revoked, 2, 403),
+    ] {
+        let rig = Rig::usual().await;
+        let mut stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+        // It waits between the two, until there is room for its record.
+        let records = fill_records(&rig);
+        let mut room: Vec<_> = std::iter::from_fn(|| rig.sandbox.admit_request()).collect();
+        room.pop();
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: good.test\r\nX-Key: {}\r\n{headers}\r\n",
+            rig.placeholder
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let is_under_way = async {
+            while rig.sandbox.admit_request().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, is_under_way).await.unwrap();
+        rig.replace(&rig.document, state, generation);
+        tokio::task::yield_now().await;
+        records.into_iter().for_each(Draft::discard);
+        let answer = rig.read(stream).await;
+        assert_eq!(status(&answer), expected, "{path}: {answer}");
+        let is_sent = state == SecretState::Active;
+        assert_eq!(rig.origin.lines().len(), usize::from(is_sent), "{path}");
+        let records = rig.finish(1).await;
+        if !is_sent {
+            assert!(answer.contains("secrets_changed"), "{path}: {answer}");
+            assert_eq!(records[0]["reason"], "secrets_changed", "{path}");
+        }
+    }
+}
+
+/// Takes all room for records.
+fn fill_records(rig: &Rig) -> Vec<Draft> {
+    let nowhere = std::net::SocketAddr::from(([0; 4], 0));
+    let facts = rig.sandbox.flow_facts(nowhere, nowhere, None);
+    let mut records = Vec::new();
+    loop {
+        let mut draft = rig.sandbox.begin_record(&facts, "tcp");
+        if unconstrained(draft.keep()).now_or_never().is_none() {
+            draft.discard();
+            return records;
+        }
+        records.push(draft);
+    }
+}
+
 /// REF-10: what is given while a response flows is searched for in the rest of it, beside
 /// what was searched for from the beginning.
 #[tokio::test]
@@ -284,6 +345,40 @@ async fn ref_10_a_response_is_searched_for_what_came_later() {
         let mut held = held(SecretState::Active);
         held.push(secret("OTHER", 0x11, newer, SecretState::Active));
         rig.replace_all(&document, &held, 1 + round);
+    }
+    drop(send);
+    while let Some(Ok(_)) = timeout(PATIENCE, body.frame()).await.unwrap() {}
+    drop((body, sender));
+    rig.finish(1).await;
+}
+
+/// NET-15: however often the policy changes while a response flows, it ends only when its
+/// secrets change as often.
+#[tokio::test]
+async fn net_15_a_response_outlives_changes_of_the_policy_alone() {
+    let rig = Rig::usual().await;
+    let mut sender = rig.connect_http2("good.test").await;
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
+        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
+    let request = Request::post("https://good.test/grpc")
+        .header("content-type", "application/grpc")
+        .body(StreamBody::new(frames))
+        .unwrap();
+    let response = timeout(PATIENCE, sender.send_request(request));
+    let mut body = response.await.unwrap().unwrap().into_body();
+    for round in 2..=20 {
+        let mut document = rig.document.clone();
+        document["generation"] = json!(round);
+        rig.replace(&document, SecretState::Active, 1);
+        // The host returns each piece as it comes.
+        send.send(format!("<{CANARY}>").into()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b">") {
+            let frame = timeout(PATIENCE, body.frame()).await.unwrap();
+            seen.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
+        }
+        rig.seen.lock().extend_from_slice(&seen);
     }
     drop(send);
     while let Some(Ok(_)) = timeout(PATIENCE, body.frame()).await.unwrap() {}

@@ -16,7 +16,8 @@ use tombolo_ids::{Region, SandboxId};
 use tombolo_node_proto::{
     egress::{
         AttachRequest, ChangeSecretsRequest, ExplainHeader, ExplainRequest, PublicKeyRequest,
-        SandboxRef, Secret, SetPolicyRequest, StatsRequest, egress_server::Egress as _,
+        RetainRequest, SandboxRef, Secret, SetPolicyRequest, StatsRequest,
+        egress_server::Egress as _,
     },
     handover::{self, SlotSockets},
 };
@@ -277,6 +278,35 @@ async fn headers_and_the_body_are_part_of_what_is_explained() {
             serde_json::from_str(&explained.into_inner().explanation_json).unwrap();
         assert_eq!(explained["request"]["verdict"], verdict, "{explained}");
     }
+}
+
+/// What cannot be forgotten keeps neither the others nor the node.
+#[tokio::test]
+async fn a_record_that_cannot_be_removed_is_not_in_the_way_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = start(directory.path());
+    let ids: Vec<String> = (0..8)
+        .map(|_| SandboxId::random(Region::DEFAULT).unwrap().to_string())
+        .collect();
+    let (stuck, dead) = ids.split_at(4);
+    let path = |id: &String| directory.path().join("sandboxes").join(id);
+    // No directory can be removed as a file, by root either.
+    for id in stuck {
+        fs_err::create_dir(path(id)).unwrap();
+    }
+    for id in dead {
+        fs_err::write(path(id), "").unwrap();
+    }
+    let request = RetainRequest {
+        sandbox_ids: Vec::new(),
+    };
+    let reply = control.retain(Request::new(request)).await.unwrap();
+    let mut detached = reply.into_inner().detached;
+    detached.sort();
+    let mut dead = dead.to_vec();
+    dead.sort();
+    assert_eq!(detached, dead);
+    assert!(dead.iter().all(|id| !path(id).exists()));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{
     net::Ipv4Addr,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use serde_json::json;
@@ -136,6 +137,38 @@ async fn net_18_bodies_have_room_together() {
     }
 }
 
+/// NET-18: a body that is coded has room for what it may become, however short it is.
+#[tokio::test]
+async fn net_18_a_coded_body_has_room_for_what_it_becomes() {
+    let all = u64::from(BUFFERS_KIB) * 1024;
+    let plain = b"{\"a\":1}".as_slice();
+    let brotli = b"\x0b\x03\x80{\"a\":1}\x03".as_slice();
+    let json_secret = json!({"KEY": {"hosts": ["good.test"], "in": ["json"]}});
+    let json_rule =
+        json!({"rules": [{"id": "r", "host": "good.test", "json": {"/a": {"equals": 1}}}]});
+    for (coding, body, taken, expected) in [
+        ("identity", plain, all - 1024, 200),
+        ("br", brotli, 0, 200),
+        ("br", brotli, all - 1024, 503),
+    ] {
+        for (key, value) in [("secrets", &json_secret), ("net", &json_rule)] {
+            let rig = Rig::new(policy(|document| document[key] = value.clone())).await;
+            let held = rig.sandbox.reserve_buffer(taken).await.unwrap();
+            let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+            let head = format!(
+                "POST / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Encoding: {coding}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            tokio::time::pause();
+            let answer = read_all(stream, &[head.as_bytes(), body].concat()).await;
+            tokio::time::resume();
+            assert_eq!(status(&answer), expected, "{key} {coding}: {answer}");
+            drop(held);
+            rig.finish(1).await;
+        }
+    }
+}
+
 /// Sends and reads to the end, however long that takes on a clock that nobody waits for.
 async fn read_all<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8]) -> String {
     drop(stream.write_all(bytes).await);
@@ -191,6 +224,22 @@ async fn net_18_the_slow_are_not_waited_for() {
     }
 }
 
+/// NET-18: nor is a guest that is silent in a body that a rule wants to see.
+#[tokio::test]
+async fn net_18_the_slow_are_not_waited_for_where_a_rule_reads_the_body() {
+    let rules = json!({"rules": [{"id": "r", "host": "good.test", "json": {"/a": {"equals": 1}}}]});
+    let rig = Rig::new(policy(|document| document["net"] = rules)).await;
+    let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+    let half = "POST / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"a\"";
+    tokio::time::pause();
+    let read = timeout(Duration::from_mins(10), read_all(stream, half.as_bytes())).await;
+    tokio::time::resume();
+    let answer = read.expect("it is waited for");
+    assert_eq!(status(&answer), 400, "{answer}");
+    let records = rig.finish(1).await;
+    assert_eq!(records[0]["reason"], "request_body");
+}
+
 /// NET-18: the same inside TLS, where nothing or half a request comes.
 #[tokio::test]
 async fn net_18_the_slow_are_not_waited_for_inside_tls() {
@@ -236,7 +285,7 @@ async fn net_18_a_slow_body_is_carried() {
     }
     tokio::time::pause();
     for _ in 1..20 {
-        tokio::time::advance(std::time::Duration::from_secs(10)).await;
+        tokio::time::advance(Duration::from_secs(10)).await;
         let before = arrived();
         stream.write_all(b"x").await.unwrap();
         while arrived() == before {

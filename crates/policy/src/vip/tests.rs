@@ -9,7 +9,7 @@ use super::*;
 const PREFIX: Ipv6Addr = Ipv6Addr::new(0xfd12, 0x3456, 0x789a, 1, 0, 0, 0, 0);
 
 fn table() -> VipTable {
-    VipTable::new(PREFIX).expect("a table")
+    VipTable::new(PREFIX, 0).expect("a table")
 }
 
 fn name(index: usize) -> HostName {
@@ -18,6 +18,27 @@ fn name(index: usize) -> HostName {
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+/// DNS-12: a table begins anywhere, and goes round.
+#[test]
+fn dns_12_a_table_begins_where_it_is_told() {
+    let first = u32::from(VIP_V4_FIRST);
+    for (start, expected) in [
+        (0, [0, 1]),
+        (70_000, [70_000, 70_001]),
+        (VIP_PLACES - 1, [VIP_PLACES - 1, 0]),
+        (VIP_PLACES, [0, 1]),
+        (u32::MAX, [u32::MAX % VIP_PLACES, u32::MAX % VIP_PLACES + 1]),
+    ] {
+        let mut table = VipTable::new(PREFIX, start).expect("a table");
+        for (index, place) in expected.into_iter().enumerate() {
+            let addresses = table.assign(&name(index), None, seconds(0));
+            let v4 = addresses.expect("addresses").v4;
+            assert_eq!(u32::from(v4), first + place, "{start}");
+            assert_eq!(table.lookup(v4.into()), Lookup::Name(&name(index)));
+        }
+    }
 }
 
 #[test]
@@ -77,7 +98,7 @@ fn a_name_has_one_pair_of_addresses_and_they_lead_back() {
 fn the_prefix_is_a_unique_local_64() {
     for prefix in ["2001:db8::", "fc00::", "fd12::1", "fd12:0:0:0:1::", "::"] {
         assert!(
-            VipTable::new(prefix.parse().expect("an address")).is_err(),
+            VipTable::new(prefix.parse().expect("an address"), 0).is_err(),
             "{prefix}"
         );
     }
