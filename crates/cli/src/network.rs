@@ -24,8 +24,6 @@ const DOCUMENT_LEN_MAX: u64 = 1 << 20;
 const EVERYTHING: &str = "*";
 /// What a path is for standard input.
 const STDIN: &str = "-";
-/// The port of a secret's host that names none.
-const SECRET_PORT: u16 = 443;
 
 /// The network of a new sandbox.
 #[derive(Debug, Default)]
@@ -243,7 +241,7 @@ fn check_hosts(
             return Err(usage(what, "leave the hosts out here"));
         }
         if let Some(allowed) = &allowed
-            && let Some(host) = hosts.iter().find(|host| !is_reachable(host, allowed))
+            && let Some(host) = hosts.iter().find(|host| !host.of_secret().meets(allowed))
         {
             let what = format!("the secret {name} is for {host}, which the sandbox may not reach");
             let hint = match of_document {
@@ -266,14 +264,6 @@ fn check_values(typed: &[Typed], policy: Option<&PolicyDocument>) -> Outcome {
         )),
         None => Ok(()),
     }
-}
-
-/// Whether some host that the secret is for is in the list, with its port.
-fn is_reachable(host: &AllowEntry, allowed: &[AllowEntry]) -> bool {
-    let port = host.port().unwrap_or(SECRET_PORT);
-    allowed
-        .iter()
-        .any(|entry| entry.matches_port(port) && entry.host().overlaps(host.host()))
 }
 
 fn check_stdin(typed: &[Typed], document: Option<&Path>) -> Outcome {

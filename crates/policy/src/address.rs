@@ -284,16 +284,18 @@ fn from_segments(high: u16, low: u16) -> Ipv4Addr {
 /// `10.0.0.0/8` opens what it names. `0.0.0.0/0` holds private ranges too, but whoever
 /// writes it means the Internet, so it opens none of them.
 pub(crate) fn openable_class(range: &IpNet) -> Option<AddressClass> {
-    let inside = |outer: IpNet| outer.contains(range);
-    let v4 = RANGES_V4
-        .iter()
-        .map(|(net, class)| (IpNet::V4(*net), class));
-    let v6 = RANGES_V6
-        .iter()
-        .map(|(net, class)| (IpNet::V6(*net), class));
-    v4.chain(v6)
-        .find(|(outer, class)| class.is_openable() && inside(*outer))
-        .map(|(_, class)| *class)
+    openable_ranges()
+        .find(|(outer, _)| outer.contains(range))
+        .map(|(_, class)| class)
+}
+
+/// The ranges that an operator may open.
+pub(crate) fn openable_ranges() -> impl Iterator<Item = (IpNet, AddressClass)> {
+    let v4 = RANGES_V4.map(|(net, class)| (IpNet::V4(net), class));
+    let v6 = RANGES_V6.map(|(net, class)| (IpNet::V6(net), class));
+    v4.into_iter()
+        .chain(v6)
+        .filter(|(_, class)| class.is_openable())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
-    address::{AddressClass, classify, openable_class},
+    address::{AddressClass, classify, openable_class, openable_ranges},
     host::HostName,
     pattern::{AllowEntry, AllowEntryError, HostPattern},
 };
@@ -82,6 +82,15 @@ impl OperatorRules {
         Self {
             hosts: BTreeMap::new(),
             private_networks: Vec::new(),
+        }
+    }
+
+    /// No overrides, and every private network open: for whoever checks a policy
+    /// without knowing which of them the operator opens.
+    pub fn all_private() -> Self {
+        Self {
+            private_networks: openable_ranges().map(|(range, _)| range).collect(),
+            ..Self::closed()
         }
     }
 

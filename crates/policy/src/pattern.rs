@@ -30,6 +30,8 @@ use crate::{
 
 /// Characters of an entry: a name, a port and what marks them.
 pub const ENTRY_LEN_MAX: usize = 1024;
+/// The port that a secret's host means when it names none: the one of HTTPS.
+const SECRET_PORT: u16 = 443;
 
 /// A name, the names below one, or a range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +201,23 @@ impl AllowEntry {
     /// Whether the entry speaks of this port.
     pub fn matches_port(&self, port: u16) -> bool {
         self.port.is_none_or(|only| only == port)
+    }
+
+    /// The same as a secret's host, which means one port even if it names none.
+    #[must_use]
+    pub fn of_secret(&self) -> Self {
+        Self::new(self.host.clone(), self.port.or(Some(SECRET_PORT)))
+    }
+
+    /// Whether some host and port is meant by the entry and by one of the others.
+    pub fn meets(&self, others: &[Self]) -> bool {
+        let ports = |other: &Self| match (self.port, other.port) {
+            (Some(one), Some(two)) => one == two,
+            (None, _) | (_, None) => true,
+        };
+        others
+            .iter()
+            .any(|other| ports(other) && self.host.overlaps(&other.host))
     }
 }
 

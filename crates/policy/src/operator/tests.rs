@@ -63,6 +63,24 @@ fn tables_that_mean_nothing_are_refused() {
 }
 
 #[test]
+fn all_private_networks_are_those_that_may_be_listed() {
+    let listed = [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "[fc00::/7]",
+    ];
+    let mut listed = OperatorRules::parse([], listed)
+        .expect("rules")
+        .private_networks;
+    let mut all = OperatorRules::all_private().private_networks;
+    listed.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(all, listed);
+}
+
+#[test]
 fn private_networks_are_closed_until_they_are_listed() {
     let range = |text: &str| text.parse::<IpNet>().expect("a range");
     assert!(!OperatorRules::closed().may_open(&range("10.1.0.0/16")));

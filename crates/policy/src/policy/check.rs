@@ -19,9 +19,6 @@ use crate::{
     request::{RequestRules, Rule},
 };
 
-/// The port that a secret's host means when it names none: the one of HTTPS.
-const SECRET_PORT: u16 = 443;
-
 /// What was found wrong so far.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
@@ -199,10 +196,6 @@ fn secret(name: &str, document: &SecretDocument, problems: &mut Problems) -> Sec
             problems.add(hosts_at.as_str(), kind);
         }
     }
-    let with_port = |entry: AllowEntry| {
-        let port = entry.port().unwrap_or(SECRET_PORT);
-        AllowEntry::new(entry.host().clone(), Some(port))
-    };
     let slots = document.slots.clone();
     let mut slots = slots.unwrap_or_else(|| vec![Slot::Header]);
     slots.sort_unstable();
@@ -216,7 +209,7 @@ fn secret(name: &str, document: &SecretDocument, problems: &mut Problems) -> Sec
     }
     SecretBinding {
         name: name.to_owned(),
-        hosts: hosts.into_iter().map(with_port).collect(),
+        hosts: hosts.iter().map(AllowEntry::of_secret).collect(),
         slots,
         require: document.require,
         on_ineligible: document.on_ineligible,
@@ -259,14 +252,14 @@ fn check_passthrough(
             };
             problems.add(at.as_str(), kind);
         }
-        for secret in secrets.iter().filter(|secret| meets(entry, &secret.hosts)) {
+        for secret in secrets.iter().filter(|secret| entry.meets(&secret.hosts)) {
             let kind = ProblemKind::PassthroughSecret {
                 passthrough: entry.to_string(),
                 secret: secret.name.clone(),
             };
             problems.add(at.as_str(), kind);
         }
-        for rule in rules.iter().filter(|rule| meets(entry, &rule.hosts)) {
+        for rule in rules.iter().filter(|rule| entry.meets(&rule.hosts)) {
             let kind = ProblemKind::PassthroughRule {
                 passthrough: entry.to_string(),
                 rule: rule.id.to_string(),
@@ -276,23 +269,12 @@ fn check_passthrough(
     }
 }
 
-/// Whether some host and port is meant by the entry and by one of the others.
-fn meets(entry: &AllowEntry, others: &[AllowEntry]) -> bool {
-    let ports = |other: &AllowEntry| match (entry.port(), other.port()) {
-        (Some(one), Some(two)) => one == two,
-        (None, _) | (_, None) => true,
-    };
-    others
-        .iter()
-        .any(|other| ports(other) && entry.host().overlaps(other.host()))
-}
-
 fn warnings(
     entries: &[AllowEntry],
     secrets: &[SecretBinding],
     rules: &[Rule],
 ) -> Vec<PolicyWarning> {
-    let is_unreachable = |host: &&AllowEntry| !meets(host, entries);
+    let is_unreachable = |host: &&AllowEntry| !host.meets(entries);
     let of_secrets = secrets.iter().flat_map(|secret| {
         let hosts = secret.hosts.iter().filter(is_unreachable);
         hosts.map(|host| PolicyWarning::SecretHostNotAllowed {
