@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
-use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tombolo_node_proto::egress::egress_server::{Egress, EgressServer};
 use tombolo_node_proto::egress::{
@@ -25,6 +24,8 @@ use tombolo_node_proto::v1::SandboxNetwork;
 use tombolo_secret::{OpeningKey, SealedSecret, SecretContext, SecretName};
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
+
+use crate::socket::listen;
 
 /// Records a slow reader may be behind.
 const RECORDS_MAX: usize = 1024;
@@ -111,22 +112,11 @@ impl FakeEgress {
     /// Starts it again on the same socket.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
-        let socket = self.socket();
-        if socket.exists() {
-            fs_err::remove_file(&socket)?;
-        }
-        let listener = {
-            let _inside = runtime.enter();
-            UnixListener::bind(&socket).context("the fake egress process cannot listen")?
-        };
+        let (runtime, connections) = listen(&self.socket())?;
         let service = EgressServer::new(EgressService(Arc::clone(&self.shared)));
         let serving = Server::builder()
             .add_service(service)
-            .serve_with_incoming(UnixListenerStream::new(listener));
+            .serve_with_incoming(connections);
         runtime.spawn(serving);
         self.runtime = Some(runtime);
         Ok(())

@@ -5,6 +5,7 @@ mod agent;
 mod egress;
 mod node;
 mod service;
+mod socket;
 mod wait;
 
 pub use agent::{FakeAgent, Process, Script};

@@ -8,10 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use tempfile::TempDir;
-use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
-use tokio_stream::wrappers::UnixListenerStream;
 use tombolo_guest_proto::v1::agent_server::{Agent, AgentServer};
 use tombolo_node_proto::v1::node_server::NodeServer;
 use tombolo_node_proto::v1::{CreateSandboxRequest, SandboxEnded, SandboxState, SandboxUsageReply};
@@ -25,6 +23,7 @@ use tonic::transport::Server;
 use crate::agent::FakeAgent;
 use crate::egress::{EgressShared, FakeEgress};
 use crate::service::{GuestService, NodeService};
+use crate::socket::listen;
 
 /// The windows of a real node: smaller ones bound how many small messages may
 /// be under way.
@@ -149,24 +148,12 @@ impl FakeNode {
     /// Starts the node again on the same socket.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill();
-        // A runtime of its own: whatever runs on it ends when it does.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
-        let socket = self.socket();
-        if socket.exists() {
-            fs_err::remove_file(&socket)?;
-        }
-        let listener = {
-            let _inside = runtime.enter();
-            UnixListener::bind(&socket).context("the fake node cannot listen")?
-        };
+        let (runtime, connections) = listen(&self.socket())?;
         let serving = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_routes(self.routes.clone())
-            .serve_with_incoming(UnixListenerStream::new(listener));
+            .serve_with_incoming(connections);
         runtime.spawn(serving);
         self.runtime = Some(runtime);
         Ok(())
