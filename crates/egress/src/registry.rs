@@ -21,6 +21,7 @@ use tombolo_secret::{
     OpenError, OpeningKey, ParsePlaceholderError, ParseSealedError, ParseSecretNameError,
     Placeholder, SealedSecret, SecretContext, SecretName,
 };
+use tombolo_substitute::TableWarning;
 
 use crate::{
     authority::{Authority, AuthorityError},
@@ -374,10 +375,16 @@ impl Registry {
     }
 }
 
+/// Of a value that is used no more there is nothing to warn.
 fn warnings(rules: &Rules) -> Vec<String> {
     let policy = rules.policy.warnings().iter().map(ToString::to_string);
-    let secrets = rules.secrets.warnings().iter().map(ToString::to_string);
-    policy.chain(secrets).collect()
+    let is_used = |warning: &&TableWarning| match warning {
+        TableWarning::NotScrubbed { name, .. } | TableWarning::Prefix { shorter: name, .. } => {
+            !rules.is_revoked(name.as_str())
+        }
+    };
+    let secrets = rules.secrets.warnings().iter().filter(is_used);
+    policy.chain(secrets.map(ToString::to_string)).collect()
 }
 
 fn listen(sandbox: &Arc<Sandbox>, sockets: SlotSockets<OwnedFd>) -> io::Result<()> {

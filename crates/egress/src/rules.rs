@@ -90,7 +90,12 @@ impl Rules {
         labels: &BTreeMap<String, String>,
         secret_generation: u64,
     ) -> Result<Self, RulesError> {
-        let policy = Policy::compile(document, operator, labels)?;
+        let mut document = document.clone();
+        let revoked = document
+            .secrets
+            .extract_if(.., |name, _| is_revoked(held, name))
+            .collect();
+        let policy = Policy::compile(&document, operator, labels)?.with_revoked(&revoked)?;
         let mut rules = Vec::new();
         for binding in policy.secrets() {
             if binding.placeholder != PlaceholderDocument::default() {
@@ -120,7 +125,7 @@ impl Rules {
             policy,
             secrets: Arc::new(SecretTable::new(rules)?),
             secret_generation,
-            net: document.net.clone(),
+            net: document.net,
             held: held.to_vec(),
         })
     }
@@ -213,6 +218,11 @@ impl Rules {
         })
     }
 
+    /// Whether a secret is kept only to be searched for.
+    pub(crate) fn is_revoked(&self, name: &str) -> bool {
+        is_revoked(&self.held, name)
+    }
+
     fn active(&self, name: &str) -> Option<&HeldSecret> {
         self.held
             .iter()
@@ -225,6 +235,11 @@ impl Rules {
             binding.name == name.as_str() && binding.on_ineligible == OnIneligible::Deny
         })
     }
+}
+
+fn is_revoked(held: &[HeldSecret], name: &str) -> bool {
+    held.iter()
+        .any(|held| held.name.as_str() == name && held.state == SecretState::Revoked)
 }
 
 fn hosts(binding: &SecretBinding) -> Result<Vec<SecretHost>, RulesError> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use thiserror::Error;
 
 use crate::{
-    document::{OnIneligible, PlaceholderDocument, PolicyDocument, Slot},
+    document::{OnIneligible, PlaceholderDocument, PolicyDocument, SecretDocument, Slot},
     host::HostName,
     intercept::InterceptPolicy,
     network::NetworkPolicy,
@@ -197,6 +197,24 @@ impl Policy {
         labels: &BTreeMap<String, String>,
     ) -> Result<Self, PolicyError> {
         check::compile(document, operator, labels)
+    }
+
+    /// Keeps looking into flows to the hosts of secrets that were revoked, and holds to what
+    /// they require. What the author writes goes before: `passthrough` may name these hosts,
+    /// no warning is about them, and they do not count as secrets.
+    ///
+    /// # Errors
+    /// A binding that is not valid, which none is that was compiled before.
+    pub fn with_revoked(
+        mut self,
+        documents: &BTreeMap<String, SecretDocument>,
+    ) -> Result<Self, PolicyError> {
+        let revoked = check::revoked(documents)?;
+        let hosts = revoked.iter().flat_map(|secret| secret.hosts.clone());
+        self.intercept.secrets.extend(hosts);
+        self.secrets.extend(revoked);
+        self.secrets.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(self)
     }
 
     /// Grows with every change of the sandbox's policy.

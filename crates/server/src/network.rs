@@ -44,9 +44,7 @@ impl NetworkRecord {
     /// The document as its author knows it.
     pub(crate) fn shown(&self) -> PolicyDocument {
         let mut document = self.document.clone();
-        document
-            .secrets
-            .retain(|name, _| self.active(name).is_some());
+        document.secrets.retain(|name, _| !self.is_revoked(name));
         document
     }
 
@@ -55,6 +53,11 @@ impl NetworkRecord {
         self.secrets
             .iter()
             .filter(|secret| secret.revoked_at.is_none())
+    }
+
+    fn is_revoked(&self, name: &str) -> bool {
+        let mut secrets = self.secrets.iter();
+        secrets.any(|secret| secret.name.as_str() == name && secret.revoked_at.is_some())
     }
 
     pub(crate) fn active(&self, name: &str) -> Option<&SecretRecord> {

@@ -64,6 +64,7 @@ pub(crate) fn explain(sandbox: &Sandbox, asked: &ExplainRequest) -> Result<Value
         .into_iter()
         .flatten()
         .map(|binding| binding.name.as_str())
+        .filter(|name| !rules.is_revoked(name))
         .collect();
     let request =
         (kind != Kind::Tcp).then(|| explain_request(sandbox, &rules, &place, asked, &uri));

@@ -367,6 +367,41 @@ async fn secrets_are_given_and_revoked_one_by_one() {
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
 }
 
+/// What a policy says of a host is not held against a secret that was revoked before.
+#[tokio::test]
+async fn a_revoked_secret_is_in_the_way_of_no_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    let control = start(directory.path());
+    let _node = hand_over(directory.path(), &id);
+    let secret = sealed(&control, &id).await;
+    attach(&control, &id, Some(&policy(|_| {})), vec![secret])
+        .await
+        .unwrap();
+    let passing = policy(|document| document["net"] = json!({ "passthrough": ["good.test"] }));
+    let elsewhere = policy(|document| document["allow_net"] = json!(["old.test"]));
+    let set = async |document: &Value| {
+        let request = SetPolicyRequest {
+            sandbox_id: id.to_string(),
+            policy_json: document.to_string(),
+        };
+        let set = control.set_policy(Request::new(request)).await;
+        set.map(|reply| reply.into_inner().warnings)
+    };
+    let refused = set(&passing).await.unwrap_err();
+    assert!(refused.message().contains("secret `KEY`"), "{refused:?}");
+    assert_eq!(set(&elsewhere).await.unwrap().len(), 1);
+    let request = ChangeSecretsRequest {
+        sandbox_id: id.to_string(),
+        revoked: vec!["KEY".to_owned()],
+        ..ChangeSecretsRequest::default()
+    };
+    control.change_secrets(Request::new(request)).await.unwrap();
+    for document in [&passing, &elsewhere] {
+        assert_eq!(set(document).await.unwrap(), [""; 0]);
+    }
+}
+
 /// What is explained of a URL or a connection, by names, addresses and addresses of ours.
 #[tokio::test]
 async fn connections_to_addresses_are_explained() {

@@ -62,6 +62,15 @@ impl Problems {
         }
         entries
     }
+
+    fn into_result(self) -> Result<(), PolicyError> {
+        let problems = self.found;
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(PolicyError { problems })
+        }
+    }
 }
 
 /// A text of the document in a message about it.
@@ -91,11 +100,7 @@ pub(super) fn compile(
     }
     let rules = check_rules::compile(&net.rules, &mut problems);
     check_passthrough(&passthrough, &secrets, &rules, &mut problems);
-    if !problems.found.is_empty() {
-        return Err(PolicyError {
-            problems: problems.found,
-        });
-    }
+    problems.into_result()?;
     let warnings = entries
         .as_deref()
         .map(|entries| warnings(entries, &secrets, &rules))
@@ -176,6 +181,19 @@ fn secrets(
         .take(SECRETS_MAX)
         .map(|(name, document)| secret(name, document, problems))
         .collect()
+}
+
+/// Bindings that nothing else of a document is compared with.
+pub(super) fn revoked(
+    documents: &BTreeMap<String, SecretDocument>,
+) -> Result<Vec<SecretBinding>, PolicyError> {
+    let mut problems = Problems::default();
+    let bindings = documents
+        .iter()
+        .map(|(name, document)| secret(name, document, &mut problems))
+        .collect();
+    problems.into_result()?;
+    Ok(bindings)
 }
 
 fn secret(name: &str, document: &SecretDocument, problems: &mut Problems) -> SecretBinding {

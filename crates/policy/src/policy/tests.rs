@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{intercept::Interception, network::Target};
+use crate::{
+    intercept::{InterceptReason, Interception},
+    network::Target,
+};
 
 const fn is_shared_between_threads<T: Send + Sync>() {}
 const _: () = is_shared_between_threads::<Policy>();
@@ -233,6 +236,32 @@ fn what_is_passed_through_cannot_be_looked_into() {
             (other, _) => panic!("{passthrough}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_revoked_secret_is_looked_for_where_the_author_says_nothing_else() {
+    let revoked = json!({"K": {"hosts": ["api.a.com", "api.b.com"], "require": true}});
+    let revoked = serde_json::from_value(revoked).expect("bindings");
+    let document = json!({"version": 1, "net": {"passthrough": ["api.b.com"]}});
+    let policy = compile(document).expect("a policy");
+    let policy = policy.with_revoked(&revoked).expect("a policy");
+    for (name, expected) in [
+        (
+            "api.a.com",
+            Interception::Terminate(InterceptReason::Secrets),
+        ),
+        (
+            "api.b.com",
+            Interception::Splice(InterceptReason::Passthrough),
+        ),
+    ] {
+        let name = HostName::parse(name).expect("a name");
+        assert_eq!(policy.intercept().decide(&name, 443), expected);
+    }
+    assert!(policy.secrets()[0].require);
+    let list = compile(json!({"version": 1, "allow_net": ["api.c.com"]})).expect("a policy");
+    let list = list.with_revoked(&revoked).expect("a policy");
+    assert_eq!(list.warnings(), []);
 }
 
 #[test]

@@ -148,6 +148,11 @@ pub(crate) async fn put_secret(
         let (secret, value) = asked(&record, &name, given, is_active, &mut problems);
         let mut document = record.document.clone();
         document.secrets.insert(name.clone(), secret);
+        for known in &mut record.secrets {
+            if known.name.as_str() == name {
+                known.revoked_at = None;
+            }
+        }
         record.replace(document, problems)?;
         // The document was found to be good, its names with it.
         let name = SecretName::parse(&name).map_err(|error| {
@@ -276,20 +281,20 @@ async fn put_secrets(
 }
 
 impl NetworkRecord {
-    /// Takes another document, if there is nothing wrong with it.
+    /// Takes another document, if there is nothing wrong with what its author
+    /// knows of it.
     fn replace(
         &mut self,
         document: PolicyDocument,
         mut problems: NetworkProblems,
     ) -> Result<(), NetworkProblems> {
-        problems.check(&document);
-        problems.into_result()?;
         let generation = self.document.generation + 1;
         self.document = PolicyDocument {
             generation,
             ..document
         };
-        Ok(())
+        problems.check(&self.shown());
+        problems.into_result()
     }
 
     /// A secret has a new value now.

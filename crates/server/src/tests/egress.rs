@@ -224,6 +224,27 @@ async fn what_cannot_be_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_revoked_secret_is_in_the_way_of_nothing() {
+    let world = World::networked().await;
+    let id = sandbox(&world).await;
+    let passing = json!({ "version": 1, "net": { "passthrough": ["a.com"] } });
+    let policy = path(&id, "policy");
+    world
+        .put(&policy, passing.clone())
+        .await
+        .refuses(400, "INVALID_REQUEST");
+    world.delete(&path(&id, "secrets/KEY")).await;
+    let changed = world.put(&policy, passing).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    // It is still searched for, and what is said of it still holds when it comes back.
+    assert!(world.carried(&id).policy["secrets"]["KEY"].is_object());
+    let again = json!({ "value": "again", "hosts": ["a.com"] });
+    let refused = world.put(&path(&id, "secrets/KEY"), again).await;
+    refused.refuses(400, "INVALID_REQUEST");
+    assert!(refused.text.contains("secret `KEY`"), "{}", refused.text);
+}
+
+#[tokio::test]
 async fn only_the_owner_and_the_admin_see_a_network() {
     let world = World::networked().await;
     let id = sandbox(&world).await;
