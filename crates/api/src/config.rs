@@ -23,6 +23,9 @@ use crate::secret::{GivenValue, SecretValue, expose, given};
 /// The longest header value that is read.
 pub const CONFIG_HEADER_LEN_MAX: usize = 128 * 1024;
 
+/// Characters of a client's own key in a message about it.
+const KEY_CHARS_MAX: usize = 64;
+
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -81,12 +84,41 @@ pub struct SecretSpec {
     pub value: GivenValue,
 }
 
+/// The configuration does not fit into its header.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the configuration takes {len} bytes of base64, of {CONFIG_HEADER_LEN_MAX} that a header may \
+     have; its largest part is `{part}` with {part_len} bytes of JSON"
+)]
+pub struct ConfigTooLong {
+    /// Bytes of the header.
+    pub len: usize,
+    /// The largest part's key, cut to a printable length.
+    pub part: String,
+    /// Bytes of the largest part.
+    pub part_len: usize,
+}
+
+/// The header cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeConfigError {
+    /// It would not be read.
+    #[error(transparent)]
+    TooLong(#[from] ConfigTooLong),
+    /// A part that is no JSON, which none is.
+    #[error("the configuration cannot be written")]
+    Json(#[from] serde_json::Error),
+}
+
 /// The header cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeConfigError {
     /// Too long to read.
-    #[error("the configuration is longer than {CONFIG_HEADER_LEN_MAX} bytes")]
-    TooLong,
+    #[error(
+        "{0}. Create the sandbox without it: secrets and a policy can be put under \
+         /api/tombolo/v1/sandboxes/{{id}}/egress afterwards, other contents into a file"
+    )]
+    TooLong(#[from] ConfigTooLong),
     /// Not base64.
     #[error("the configuration is not base64")]
     Base64(#[source] base64::DecodeError),
@@ -110,13 +142,12 @@ pub enum DecodeConfigError {
 }
 
 impl CreateConfig {
-    /// Reads the header's value. Its bytes may be UTF-8 or Latin-1.
+    /// Reads the header's value. Its bytes may be UTF-8 or Latin-1. How much is
+    /// decoded at all is bounded by what the caller reads as headers.
     pub fn decode_header(header: &[u8]) -> Result<Self, DecodeConfigError> {
-        if header.len() > CONFIG_HEADER_LEN_MAX {
-            return Err(DecodeConfigError::TooLong);
-        }
         let bytes = BASE64.decode(header).map_err(DecodeConfigError::Base64)?;
         let bytes = Zeroizing::new(bytes);
+        check_len(header.len(), &bytes)?;
         if let Ok(text) = std::str::from_utf8(&bytes) {
             return Self::from_json(text);
         }
@@ -174,12 +205,29 @@ impl CreateConfig {
             // Only switches the client's own output.
             "debug" => {}
             _ => {
-                let key = key.chars().take(64).collect();
+                let key = key.chars().take(KEY_CHARS_MAX).collect();
                 return Err(DecodeConfigError::UnknownKey { key });
             }
         }
         Ok(())
     }
+}
+
+/// Refuses what the header has no room for, naming what most of it is.
+fn check_len(header_len: usize, json: &[u8]) -> Result<(), ConfigTooLong> {
+    if header_len <= CONFIG_HEADER_LEN_MAX {
+        return Ok(());
+    }
+    let parts: BTreeMap<String, &RawValue> = serde_json::from_slice(json).unwrap_or_default();
+    let sizes = parts.iter().map(|(key, value)| (value.get().len(), key));
+    let (part_len, key) = sizes
+        .max()
+        .map_or((json.len(), ""), |(len, key)| (len, key.as_str()));
+    Err(ConfigTooLong {
+        len: header_len,
+        part: key.chars().take(KEY_CHARS_MAX).collect(),
+        part_len,
+    })
 }
 
 #[derive(Deserialize)]
@@ -303,9 +351,14 @@ pub struct NewSecret {
 impl NewSandbox {
     /// The value of the header [`CONFIG_HEADER`](crate::CONFIG_HEADER). Holds
     /// the values of secrets, so it is wiped.
-    pub fn to_header(&self) -> Result<Zeroizing<String>, serde_json::Error> {
+    ///
+    /// # Errors
+    /// What does not fit into the header, which is found before it is sent.
+    pub fn to_header(&self) -> Result<Zeroizing<String>, EncodeConfigError> {
         let json = serde_json::to_vec(self).map(Zeroizing::new)?;
-        Ok(Zeroizing::new(BASE64.encode(&*json)))
+        let header = Zeroizing::new(BASE64.encode(&*json));
+        check_len(header.len(), &json)?;
+        Ok(header)
     }
 }
 

@@ -70,6 +70,20 @@ pub(crate) fn refused(error: crate::client::RequestError) -> Failure {
 
 /// As [`refused`], for a WebSocket that was not opened.
 pub(crate) fn not_connected(error: crate::client::ConnectError) -> Failure {
+    if let Some(too_long) = error.too_long() {
+        let hint = match too_long.part.as_str() {
+            "secrets" => {
+                "make it with `tombolo sandbox create` and fewer secrets, and add the others with \
+                 `tombolo egress secret put`"
+            }
+            "egress_policy" | "allow_net" => {
+                "make it with `tombolo sandbox create` and a shorter policy, and set the whole one \
+                 with `tombolo egress policy set`"
+            }
+            _ => "give less of it, and copy the rest in as a file with `tombolo sandbox copy`",
+        };
+        return Failure::new(ExitCode::Usage, error).hint(hint);
+    }
     let code = match error.refusal() {
         Some(refusal) => code_of(refusal.status.as_u16()),
         None => ExitCode::Unavailable,

@@ -478,6 +478,34 @@ async fn hosts_and_secrets_are_given_changed_and_watched() {
     );
 }
 
+/// What a sandbox cannot be created with is told with what to do, before it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_to_create_with_is_given_afterwards() {
+    let world = World::new().await;
+    let rule = |index: usize| {
+        serde_json::json!({
+            "id": format!("r{index}"), "host": "a.com", "guidance": "x".repeat(1000),
+        })
+    };
+    let rules: Vec<Value> = (0..100).map(rule).collect();
+    let policy = serde_json::json!({ "version": 1, "allow_net": [], "net": { "rules": rules } });
+    let policy = policy.to_string();
+    let create = ["sandbox", "create", "--egress-policy", "-"];
+    let refused = world.feed(&create, &policy).await;
+    assert_eq!(refused.code, 64, "{refused:?}");
+    for said in ["largest part is `egress_policy`", "egress policy set"] {
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
+    let id = world.run(&["sandbox", "create"]).await.ok();
+    let set = ["egress", "policy", "set", id.trim(), "-"];
+    world.feed(&set, &policy).await.ok();
+    let carried = world.egress.sandbox(id.trim()).unwrap();
+    assert_eq!(
+        carried.policy["net"]["rules"].as_array().unwrap().len(),
+        100
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_shown_until_the_sandbox_ends() {
     let world = World::new().await;

@@ -119,11 +119,43 @@ fn what_is_wrong_is_named() {
     }
     let error = CreateConfig::decode_header(b"###").unwrap_err();
     assert_eq!(error.to_string(), "the configuration is not base64");
-    let long = vec![b'A'; CONFIG_HEADER_LEN_MAX + 4];
-    assert!(matches!(
-        CreateConfig::decode_header(&long),
-        Err(DecodeConfigError::TooLong)
-    ));
+}
+
+#[test]
+fn what_the_header_has_no_room_for_is_named_on_both_sides() {
+    let value = |len: usize| SecretValue::new("x".repeat(len)).unwrap();
+    let secret = |len| NewSecret {
+        hosts: Vec::new(),
+        value: value(len),
+    };
+    let secrets = |last: usize| NewSandbox {
+        memory_mb: Some(2048),
+        secrets: BTreeMap::from([
+            ("A".to_owned(), secret(64 * 1024)),
+            ("B".to_owned(), secret(last)),
+        ]),
+        ..NewSandbox::default()
+    };
+    let policy = NewSandbox {
+        egress_policy: Some(serde_json::json!({ "version": 1, "x": "x".repeat(100 * 1024) })),
+        ..NewSandbox::default()
+    };
+    let fits = secrets(32 * 1024 - 100);
+    let header = fits.to_header().unwrap();
+    assert!(header.len() > CONFIG_HEADER_LEN_MAX - 200);
+    assert!(CreateConfig::decode_header(header.as_bytes()).is_ok());
+    for (request, part) in [(secrets(32 * 1024), "secrets"), (policy, "egress_policy")] {
+        let error = request.to_header().unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("largest part is `{part}`")),
+            "{error}"
+        );
+        let json = serde_json::to_vec(&request).unwrap();
+        let read = CreateConfig::decode_header(BASE64.encode(json).as_bytes());
+        let said = read.unwrap_err().to_string();
+        assert!(said.starts_with(&error), "{said}");
+        assert!(said.contains("afterwards") && said.len() < 500, "{said}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tombolo_api::config::NewSandbox;
+use tombolo_api::config::{ConfigTooLong, EncodeConfigError, NewSandbox};
 use zeroize::Zeroizing;
 
 use super::rest::{self, Refusal};
@@ -73,8 +73,8 @@ pub(crate) enum ConnectError {
     },
     #[error("the request for a sandbox cannot be written")]
     Request(#[from] http::Error),
-    #[error("the configuration of the sandbox cannot be written")]
-    Encode(#[from] serde_json::Error),
+    #[error(transparent)]
+    Encode(#[from] EncodeConfigError),
 }
 
 impl ConnectError {
@@ -82,6 +82,14 @@ impl ConnectError {
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused { refusal } => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// The part that is too large for a sandbox to be made with it, if that is it.
+    pub(crate) fn too_long(&self) -> Option<&ConfigTooLong> {
+        match self {
+            Self::Encode(EncodeConfigError::TooLong(error)) => Some(error),
             _ => None,
         }
     }
