@@ -7,6 +7,7 @@
 mod change;
 mod plan;
 mod problems;
+mod variable;
 
 use tombolo_ids::{OrganisationId, SandboxId, UnixMillis};
 use tombolo_node_proto::v1::{SandboxNetwork, SealedSecret};

@@ -174,7 +174,7 @@ pub(crate) async fn put_secret(
 
 /// Revoke a secret
 ///
-/// Requests with its placeholder are refused from then on.
+/// Requests with its placeholder are refused from then on. May be repeated.
 #[utoipa::path(
     delete,
     path = format!("{SANDBOXES_PATH}/{{id}}/egress/secrets/{{name}}"),

@@ -3,12 +3,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::timeout;
 use tombolo_api::native::GivenSecret;
-use tombolo_guest_proto::v1::{EnvEntry, EnvKey};
 use tombolo_lifecycle::Phase;
 use tombolo_node_proto::egress::Secret;
 use tombolo_policy::{OnIneligible, PolicyDocument, SecretDocument};
@@ -17,22 +14,22 @@ use tonic::Status;
 
 use super::plan::checked_value;
 use super::problems::{NetworkProblems, quoted, shaped};
+use super::variable::Variable;
 use super::{NetworkRecord, SecretRecord, sealed, written};
 use crate::app::App;
 use crate::call::CallError;
 use crate::clock;
 use crate::database::QueryError;
 use crate::egress::{EgressError, EgressLink, SecretChange};
-use crate::guest::GuestAgent;
 use crate::sandbox::SandboxHandle;
-
-/// How long the guest may take to take a variable.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A network is not changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
-    #[error("the sandbox was created without a network")]
+    #[error(
+        "the sandbox has no network, because its server had no egress process when it was \
+         created; create a new one"
+    )]
     NoNetwork,
     #[error("the sandbox is still being created")]
     NotReady,
@@ -42,7 +39,10 @@ pub(crate) enum ChangeError {
         "the policy has the generation {present} by now; read it again, or leave `generation` out"
     )]
     Changed { present: u64 },
-    #[error("the sandbox has no such secret")]
+    #[error(
+        "the sandbox has no such secret; list those that it has, or set this one with a value \
+         and hosts"
+    )]
     SecretNotFound,
     #[error(transparent)]
     Problems(#[from] NetworkProblems),
@@ -165,11 +165,11 @@ pub(crate) async fn put_secret(
             Some(known) => known.placeholder,
             None => Placeholder::generate()?,
         };
-        let guest = Guest::new(&work_app, &handle, &name, placeholder);
+        let variable = Variable::new(&work_app, &handle, &name, placeholder);
         if !is_active {
-            guest.check_free().await?;
+            variable.check_free().await?;
         }
-        let changed = match value {
+        let mut changed = match value {
             None => put_policy(&work_app, egress, &handle, record).await?,
             Some(value) => {
                 let organisation = handle.organisation();
@@ -188,33 +188,37 @@ pub(crate) async fn put_secret(
                 put_secrets(&work_app, egress, &handle, record, change).await?
             }
         };
-        match guest.set_if_absent().await {
+        let standing = variable.set_if_absent().await;
+        changed.warnings.extend(match standing {
             // A guest that does not answer must not keep a leaked value in use.
             Err(error) if is_active => {
                 tracing::debug!(sandbox = %handle.id(), %error, "variable not looked at");
+                Some(variable.not_looked_at())
             }
-            done => done?,
-        }
+            standing => standing?,
+        });
         Ok(changed)
     };
     to_the_end(app, work).await
 }
 
-/// Takes a secret out of use. Its placeholder is worth nothing from then on.
+/// Takes a secret out of use. Its placeholder is worth nothing from then on. May
+/// be repeated: None if it was out of use already.
 pub(crate) async fn revoke_secret(
     app: &Arc<App>,
     handle: SandboxHandle,
     name: String,
-) -> Result<Changed, ChangeError> {
+) -> Result<Option<Changed>, ChangeError> {
     let work_app = Arc::clone(app);
     let work = async move {
         let _alone = handle.networking().lock().await;
         let (egress, mut record) = current(&work_app, &handle).await?;
-        let active = record.secrets.iter_mut().find(|secret| {
-            let is_active = secret.revoked_at.is_none();
-            is_active && secret.name.as_str() == name
-        });
-        let secret = active.ok_or(ChangeError::SecretNotFound)?;
+        let mut secrets = record.secrets.iter_mut();
+        let known = secrets.find(|secret| secret.name.as_str() == name);
+        let secret = known.ok_or(ChangeError::SecretNotFound)?;
+        if secret.revoked_at.is_some() {
+            return Ok(None);
+        }
         secret.revoked_at = Some(clock::now());
         record.document.generation += 1;
         let change = SecretChange {
@@ -222,17 +226,18 @@ pub(crate) async fn revoke_secret(
             revoked: vec![name],
             policy_json: written(&record.document),
         };
-        put_secrets(&work_app, egress, &handle, record, change).await
+        let changed = put_secrets(&work_app, egress, &handle, record, change).await?;
+        Ok(Some(changed))
     };
     to_the_end(app, work).await
 }
 
 /// Runs where it is finished even if the client goes away: what the egress
 /// process has and what is remembered must be the same.
-async fn to_the_end(
+async fn to_the_end<T: Send + 'static>(
     app: &Arc<App>,
-    work: impl Future<Output = Result<Changed, ChangeError>> + Send + 'static,
-) -> Result<Changed, ChangeError> {
+    work: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
+) -> Result<T, ChangeError> {
     let done = app.tasks.spawn(work).await;
     done.map_err(ChangeError::BrokenOff)?
 }
@@ -354,62 +359,4 @@ fn asked(
         .value
         .and_then(|value| checked_value(value, &at, problems));
     (secret, value)
-}
-
-/// The variable that stands for a secret, in the guest.
-struct Guest {
-    agent: GuestAgent,
-    name: SecretName,
-    placeholder: String,
-}
-
-impl Guest {
-    fn new(app: &App, handle: &SandboxHandle, name: &SecretName, placeholder: Placeholder) -> Self {
-        Self {
-            agent: GuestAgent::new(&app.config.node_socket, handle.id()),
-            name: name.clone(),
-            placeholder: placeholder.to_string(),
-        }
-    }
-
-    /// A variable that is there is not replaced behind its owner's back.
-    async fn check_free(&self) -> Result<(), ChangeError> {
-        match self.value().await? {
-            Some(value) if value != self.placeholder => {
-                let mut problems = NetworkProblems::default();
-                let what = "the sandbox's environment has a variable of that name; delete it or \
-                            choose another name";
-                problems.add(format_args!("secrets.{}", self.name), what);
-                Err(problems.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn set_if_absent(&self) -> Result<(), ChangeError> {
-        if self.value().await?.is_some() {
-            return Ok(());
-        }
-        let request = EnvEntry {
-            key: self.name.to_string(),
-            value: self.placeholder.clone(),
-        };
-        let mut client = self.agent.client();
-        in_time(client.set_env(request)).await?;
-        Ok(())
-    }
-
-    async fn value(&self) -> Result<Option<String>, ChangeError> {
-        let key = self.name.to_string();
-        let mut client = self.agent.client();
-        Ok(in_time(client.get_env(EnvKey { key })).await?.value)
-    }
-}
-
-async fn in_time<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, ChangeError> {
-    let done = timeout(GUEST_TIMEOUT, call).await;
-    let done = done.map_err(ChangeError::GuestTimedOut)?;
-    Ok(done.map_err(ChangeError::Guest)?.into_inner())
 }

@@ -108,7 +108,11 @@ async fn secrets_are_set_rotated_moved_and_revoked() {
     assert!(carried.secrets["NEW"].is_revoked);
     // What is said of it stays, so that responses are searched for its value.
     assert!(carried.policy["secrets"]["NEW"].is_object());
-    world.delete(&new).await.refuses(404, "SECRET_NOT_FOUND");
+    // Again, after an answer that was lost.
+    assert_eq!(world.delete(&new).await.status, 204);
+    assert_eq!(world.carried(&id).policy, carried.policy);
+    let unknown = world.delete(&path(&id, "secrets/UNKNOWN")).await;
+    unknown.refuses(404, "SECRET_NOT_FOUND");
     let shown = world.get(&path(&id, "policy")).await.json;
     assert_eq!(shown["secrets"].get("NEW"), None);
     let rows = world.get(&list).await.json;
@@ -326,6 +330,41 @@ async fn a_server_that_is_started_again_goes_on_where_it_was() {
     assert!(carried.secrets["NEW"].is_revoked);
     let next = policy["generation"].as_u64().unwrap() + 1;
     assert_eq!(carried.policy["generation"], next);
+}
+
+/// A change whose answer was lost is made again, and puts right what is missing.
+#[tokio::test]
+async fn a_variable_that_is_not_as_it_should_be_is_told_and_mended() {
+    let mut world = World::networked().await;
+    let mut socket = world.create(CONFIG).await.unwrap();
+    let id = socket.id();
+    let (key, body) = (path(&id, "secrets/KEY"), json!({ "value": "again" }));
+    let agent = world.node.agent(&id).unwrap();
+    let placeholder = agent.env()["KEY"].clone();
+    socket
+        .call("envSet", json!({ "key": "KEY", "value": "mine" }))
+        .await;
+    let told = world.put(&key, body.clone()).await;
+    let warning = told.json["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("does not hold the secret's placeholder"),
+        "{warning}"
+    );
+    assert_eq!(agent.env()["KEY"], "mine");
+    socket.call("envDelete", json!({ "key": "KEY" })).await;
+    world.node.kill();
+    let told = world.put(&key, body.clone()).await;
+    assert_eq!(world.carried(&id).secrets["KEY"].value, "again");
+    let warning = told.json["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("may be missing; set the secret again"),
+        "{warning}"
+    );
+    world.node.restart().unwrap();
+    world.followed().await;
+    let told = world.put(&key, body).await;
+    assert_eq!(told.json["warnings"], json!([]));
+    assert_eq!(agent.env()["KEY"], placeholder);
 }
 
 #[tokio::test]
