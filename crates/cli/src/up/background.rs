@@ -36,15 +36,16 @@ pub(crate) fn ensure_running(
     context: &Context,
     isolation: Option<Isolation>,
 ) -> Outcome<RestClient> {
-    if let Some((running, client)) = block_on(local::running(context))? {
-        check_settings(context, &running)?;
-        return Ok(client);
-    }
-    crate::context::require_root("starting a server for \"tombolo run\"")?;
     let mut flags = Flags::new();
     if let Some(isolation) = isolation {
         flags.insert(keys::ISOLATION.name, name(isolation).to_owned());
     }
+    let asked = flags.clone();
+    if let Some((running, client)) = block_on(local::running(context))? {
+        check_settings(context, &asked, &running)?;
+        return Ok(client);
+    }
+    crate::context::require_root("starting a server for \"tombolo run\"")?;
     let settings = context.settings(&flags)?;
     if settings.listen.to_string() == keys::LISTEN.default.to_string() {
         // Nobody asked for an address and nobody will type it, so another
@@ -59,20 +60,21 @@ pub(crate) fn ensure_running(
     // Here rather than in the background, where nobody would see it happen.
     drop(provision::provision(context, &settings)?);
     // Meanwhile another may have started one.
-    if let Some((_, client)) = block_on(local::running(context))? {
+    if let Some((running, client)) = block_on(local::running(context))? {
+        check_settings(context, &asked, &running)?;
         return Ok(client);
     }
     let started = start(context, &settings, &flags)?;
-    block_on(wait(context, started))
+    block_on(wait(context, &asked, started))
 }
 
 /// A configuration that a person names is not left out in silence because a
-/// server runs already.
-fn check_settings(context: &Context, running: &Running) -> Outcome {
+/// server runs already. `asked` are the flags that they gave besides.
+fn check_settings(context: &Context, asked: &Flags, running: &Running) -> Outcome {
     let (Some(named), Some(theirs)) = (&context.config_file, &running.settings) else {
         return Ok(());
     };
-    let ours = context.settings(&Flags::new())?;
+    let ours = context.settings(asked)?;
     let others = ours.not_followed(theirs, named)?;
     if others.is_empty() {
         return Ok(());
@@ -153,10 +155,13 @@ fn this_program() -> Outcome<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{}/exe", std::process::id())))
 }
 
-async fn wait(context: &Context, mut started: Started) -> Outcome<RestClient> {
+async fn wait(context: &Context, asked: &Flags, mut started: Started) -> Outcome<RestClient> {
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
-        if let Some((_, client)) = local::running(context).await.unwrap_or_default() {
+        if let Some((running, client)) = local::running(context).await.unwrap_or_default() {
+            if running.pid != started.process.id() {
+                check_settings(context, asked, &running)?;
+            }
             return Ok(client);
         }
         // One that ended because another was there first leaves that other to
@@ -190,4 +195,70 @@ fn failed(context: &Context, log_start: u64) -> Failure {
         "start \"tombolo up\" in another terminal and watch it; its log is {}",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::any;
+
+    use super::*;
+    use crate::environment::Environment;
+    use crate::state::StateDir;
+
+    /// Whoever loses the race for the state directory is given the other's server
+    /// only if that was given the same configuration.
+    #[tokio::test]
+    async fn the_server_of_another_who_was_faster_is_looked_at_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let healthy = Router::new().fallback(any(async || "well"));
+        tokio::spawn(async move { axum::serve(listener, healthy).await });
+        let config = directory.path().join("mine.toml");
+        fs_err::write(&config, "pool_size = 7\n").unwrap();
+        fs_err::create_dir(directory.path().join("run")).unwrap();
+        let mut context = Context {
+            state: StateDir::new(directory.path().to_owned()),
+            environment: Environment::of(&[]),
+            config_file: None,
+            log: None,
+        };
+        fs_err::write(context.state.token_file(), "ddo_t").unwrap();
+        let theirs = context.settings(&Flags::new()).unwrap();
+        context.config_file = Some(config);
+        // Ours ends like one that found the state directory taken, or is it.
+        let ends = Command::new("sh").args(["-c", "exit 75"]);
+        for is_ours in [false, true] {
+            let process = ends.spawn_detached(None, None, None).unwrap();
+            let pid = if is_ours {
+                process.id()
+            } else {
+                std::process::id()
+            };
+            let running = Running {
+                url: url.clone(),
+                pid,
+                server_pid: 1,
+                node_pid: 1,
+                egress_pid: None,
+                version: "0".to_owned(),
+                settings: Some(theirs.clone()),
+            };
+            context.state.write_running(&running).unwrap();
+            let started = Started {
+                process,
+                log_start: 0,
+            };
+            let waited = wait(&context, &Flags::new(), started).await;
+            match waited {
+                Ok(_client) => assert!(is_ours),
+                Err(failure) => {
+                    assert!(!is_ours, "{}", failure.report());
+                    assert_eq!(failure.code(), ExitCode::Config);
+                    assert!(failure.report().contains("pool_size"));
+                }
+            }
+        }
+    }
 }
