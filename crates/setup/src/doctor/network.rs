@@ -12,6 +12,9 @@ use crate::debian;
 const TUN: &str = "/dev/net/tun";
 /// Trials take milliseconds; what takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(10);
+const NAMESPACE_MEND: &str = "start the container with --privileged, or with CAP_SYS_ADMIN and a seccomp profile that lets \
+                              unshare through; on the machine itself, be root and raise \
+                              /proc/sys/user/max_net_namespaces";
 /// The kinds of rule that every sandbox's namespace has: at the ingress of an
 /// interface, and redirection (TPROXY) for both families.
 const RULES: &str = r#"
@@ -45,6 +48,8 @@ fn nft() -> Requirement {
 enum Trial {
     Works,
     Fails(String),
+    /// There is no namespace to try it in.
+    NoNamespace(String),
     /// It could not be made, and why.
     NotMade(&'static str),
 }
@@ -57,12 +62,18 @@ fn try_in_namespace(command: impl FnOnce(Command) -> Command) -> Trial {
     let inside = command(Command::new("unshare").args(["--net", "--"]));
     match inside.deadline(DEADLINE).output_blocking() {
         Ok(output) if output.status.success() => Trial::Works,
-        Ok(output) => {
-            let words = output.stderr_tail();
-            let line = words.lines().find(|line| !line.trim().is_empty());
-            Trial::Fails(line.unwrap_or("it says nothing").trim().to_owned())
-        }
+        Ok(output) => failed(&output.stderr_tail()),
         Err(error) => Trial::Fails(error.to_string()),
+    }
+}
+
+/// What a trial that failed said of it.
+fn failed(words: &str) -> Trial {
+    let line = words.lines().find(|line| !line.trim().is_empty());
+    let line = line.unwrap_or("it says nothing").trim();
+    match line.strip_prefix("unshare: unshare failed: ") {
+        Some(why) => Trial::NoNamespace(format!("a network namespace cannot be made: {why}")),
+        None => Trial::Fails(line.to_owned()),
     }
 }
 
@@ -78,6 +89,9 @@ fn tried(
     match trial {
         Trial::Works => Requirement::ok(id, title, works),
         Trial::Fails(words) => Requirement::ok(id, title, words).or_missing(false, mend),
+        Trial::NoNamespace(words) => {
+            Requirement::ok(id, title, words).or_missing(false, NAMESPACE_MEND)
+        }
         Trial::NotMade(why) => Requirement::ok(id, title, why).or_warning(false, make),
     }
 }
@@ -153,6 +167,22 @@ mod tests {
             assert_eq!(requirement.detail, detail, "{trial:?}");
             assert_eq!(requirement.mend.as_deref(), mend, "{trial:?}");
         }
+    }
+
+    #[test]
+    fn a_container_without_rights_is_told_what_it_lacks() {
+        let trial = failed("\nunshare: unshare failed: Operation not permitted\n");
+        let requirement = tried("id", "Title", trial, "works", "modprobe", "make");
+        assert_eq!(requirement.state, State::Missing);
+        let expected = "a network namespace cannot be made: Operation not permitted";
+        assert_eq!(requirement.detail, expected);
+        let mend = requirement.mend.unwrap();
+        assert!(
+            mend.contains("--privileged") && !mend.contains("modprobe"),
+            "{mend}"
+        );
+        let other = failed("unshare: failed to execute nft: No such file or directory");
+        assert!(matches!(other, Trial::Fails(_)), "{other:?}");
     }
 
     #[test]
