@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
+use tombolo_fuzz::{ONLY_VARIABLE, REPORT_PREFIX, SEED_VARIABLE, SKIPPED_PREFIX};
 use tombolo_proc::Command;
 
 use crate::tools::{cargo, say, workspace};
@@ -27,8 +28,6 @@ const SUITES: [(&str, &[&str]); 3] = [
 const TEST: &str = "every_harness_holds";
 /// Harnesses of a suite at most, for the time that it may take.
 const HARNESSES_MAX: u32 = 16;
-/// What the line begins with that tells what a harness did (`crates/fuzz`).
-const REPORT_PREFIX: &str = "fuzzed ";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -44,6 +43,33 @@ pub(crate) struct Arguments {
     /// Where to append what was done.
     #[arg(long, default_value = "target/fuzz.jsonl")]
     record: PathBuf,
+}
+
+/// What the harnesses of a suite said.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    /// What each did: its name, and how many inputs it had.
+    reports: Vec<(String, u64)>,
+    /// Those that were not wanted.
+    skipped: Vec<String>,
+}
+
+impl Said {
+    /// Takes a line that is for this program. Answers whether it was one for people.
+    fn hear(&mut self, line: &str) -> bool {
+        // The first line of a test follows what the test runner says of it.
+        let line = line.rsplit(" ... ").next().unwrap_or(line);
+        if let Some(name) = line.strip_prefix(SKIPPED_PREFIX) {
+            self.skipped.push(name.trim().to_owned());
+            return false;
+        }
+        let report = line
+            .strip_prefix(REPORT_PREFIX)
+            .and_then(|report| report.split_once(' '))
+            .and_then(|(name, inputs)| Some((name.to_owned(), inputs.trim().parse().ok()?)));
+        self.reports.extend(report);
+        true
+    }
 }
 
 /// What one harness did, or that a suite failed.
@@ -68,10 +94,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .run_blocking()?
         .stdout_text();
     let mut failed = Vec::new();
+    let mut skipped = Vec::new();
     let mut ran = 0;
     for (package, tests) in SUITES {
-        let (reports, is_well) = run_suite(arguments, budget, package, tests);
-        for (harness, inputs) in &reports {
+        let (said, is_well) = run_suite(arguments, budget, package, tests);
+        skipped.extend(said.skipped);
+        for (harness, inputs) in &said.reports {
             ran += 1;
             record(arguments, &commit, package, Some(harness), *inputs)?;
         }
@@ -84,7 +112,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("properties do not hold in {}", failed.join(", "));
     }
     if ran == 0 {
-        bail!("there is no such harness");
+        bail!(
+            "there is no such harness; write one of {}",
+            skipped.join(", ")
+        );
     }
     say(&format!(
         "{ran} harnesses held; see {}",
@@ -99,28 +130,23 @@ fn run_suite(
     budget: Duration,
     package: &str,
     tests: &[&str],
-) -> (Vec<(String, u64)>, bool) {
+) -> (Said, bool) {
     let mut command = cargo(["test", "--release", "--quiet", "--package", package])
         .args(tests)
         .args(["--", TEST, "--nocapture"])
         .env("ARBTEST_BUDGET_MS", budget.as_millis().to_string())
         .deadline(budget * HARNESSES_MAX + Duration::from_hours(1));
     if let Some(only) = &arguments.only {
-        command = command.env("TOMBOLO_FUZZ_ONLY", only);
+        command = command.env(ONLY_VARIABLE, only);
     }
     if let Some(seed) = &arguments.seed {
-        command = command.env("TOMBOLO_FUZZ_SEED", seed);
+        command = command.env(SEED_VARIABLE, seed);
     }
     say(&format!("$ {}", command.display()));
-    let reports = Mutex::new(Vec::new());
+    let said = Mutex::new(Said::default());
     let on_line = |line: &str| {
-        say(line);
-        let report = line
-            .split_once(REPORT_PREFIX)
-            .and_then(|(_, report)| report.split_once(' '))
-            .and_then(|(name, inputs)| Some((name.to_owned(), inputs.trim().parse().ok()?)));
-        if let (Some(report), Ok(mut reports)) = (report, reports.lock()) {
-            reports.push(report);
+        if said.lock().is_ok_and(|mut said| said.hear(line)) {
+            say(line);
         }
     };
     let is_well = match command.run_with_lines_blocking(on_line) {
@@ -130,7 +156,7 @@ fn run_suite(
             false
         }
     };
-    (reports.into_inner().unwrap_or_default(), is_well)
+    (said.into_inner().unwrap_or_default(), is_well)
 }
 
 fn record(
@@ -158,4 +184,26 @@ fn record(
         .open(path)?;
     writeln!(file, "{}", serde_json::to_string(&entry)?)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_harnesses_say_is_told_apart() {
+        let mut said = Said::default();
+        let lines = [
+            "running 1 test",
+            "test every_harness_holds ... not fuzzed one",
+            "fuzzed two 17",
+            "not fuzzed three",
+            "ok",
+        ];
+        let told: Vec<bool> = lines.iter().map(|line| said.hear(line)).collect();
+        assert_eq!(told, [true, false, true, false, true]);
+        let reports = vec![("two".to_owned(), 17)];
+        let skipped = vec!["one".to_owned(), "three".to_owned()];
+        assert_eq!(said, Said { reports, skipped });
+    }
 }

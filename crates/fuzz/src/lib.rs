@@ -27,6 +27,8 @@ pub const SEED_VARIABLE: &str = "TOMBOLO_FUZZ_SEED";
 /// What the line begins with that tells what a harness did: name and number of inputs
 /// follow.
 pub const REPORT_PREFIX: &str = "fuzzed ";
+/// What the line begins with that names a harness which is not the wanted one.
+pub const SKIPPED_PREFIX: &str = "not fuzzed ";
 
 /// Bytes of chance that an input is made of.
 const SIZE_MIN: u32 = 64;
@@ -44,6 +46,8 @@ pub fn hold(harnesses: &[(&str, Harness)]) {
     for (name, harness) in harnesses {
         if only.as_ref().is_none_or(|only| only == name) {
             run(name, *harness);
+        } else {
+            println!("{SKIPPED_PREFIX}{name}");
         }
     }
 }
