@@ -214,15 +214,16 @@ Exits with 1 if the request would be refused.
 Examples:
   tombolo egress explain sbx_ord_0123456789abcdefghjk GET https://api.example.com/v1/models
   tombolo egress explain sbx_ord_0123456789abcdefghjk POST https://api.example.com/v1/chat \\
-      -H 'content-type: application/json' --data '{\"model\": \"small\"}'")]
+      -H 'content-type: application/json' --data '{\"model\": \"small\"}'
+  tombolo egress explain sbx_ord_0123456789abcdefghjk CONNECT tcp://db.example.com:5432")]
 pub(crate) struct ExplainArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
     pub(crate) id: String,
-    /// The method, such as GET
+    /// The method, such as GET; anything for tcp://, which has none
     #[arg(value_name = "METHOD")]
     pub(crate) method: String,
-    /// The whole address: https://host/path
+    /// The whole address: https://host/path, or tcp://host:port for a connection alone
     #[arg(value_name = "URL")]
     pub(crate) url: String,
     /// A header of the request; may be repeated
