@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::agent::Agent;
 use crate::fault::{CallError, Cause, at, blocking};
 use crate::log::log;
-use crate::trust::trust;
+use crate::trust::{self, trust};
 
 const ENTROPY_LEN_MIN: usize = 32;
 const HOSTNAME_LEN_MAX: usize = 64;
@@ -41,10 +41,11 @@ pub(crate) fn personalize(agent: &Agent, request: PersonalizeRequest) -> Result<
         set_clock(request.unix_time_nanos)?;
         name_machine(&request)?;
     }
+    trust(agent, &request.trusted_certificates_pem)?;
     for (key, value) in request.env {
         agent.environment.set(key, value)?;
     }
-    trust(agent, &request.trusted_certificates_pem)
+    Ok(())
 }
 
 fn check(request: &PersonalizeRequest) -> Result<(), CallError> {
@@ -156,7 +157,8 @@ fn hosts_with(hosts: &str, name: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Runs each command once. What one prints or how it ends does not matter.
+/// Runs each command once; what one prints or how it ends does not matter. And
+/// does all else that a sandbox's owner would wait for.
 pub(crate) async fn prewarm(agent: &Agent, request: PrewarmRequest) -> Result<(), Status> {
     for command in request.shell_commands {
         let spawn = SpawnRequest {
@@ -179,6 +181,7 @@ pub(crate) async fn prewarm(agent: &Agent, request: PrewarmRequest) -> Result<()
             agent.processes.kill(process.pid, 9).map_err(Status::from)?;
         }
     }
+    trust::rehearse(agent)?;
     if request.settle {
         if agent.owns_system {
             // The files are then at hand when a restored guest gets its own.

@@ -6,7 +6,7 @@
 //! each is one that adds to or replaces a store, and the bundle has both.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -32,6 +32,8 @@ const COPIES: [&str; 2] = [
 /// Begins our part of the bundle.
 const MARK: &str = "# Added by Tombolo for this sandbox\n";
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+/// Stands for a sandbox's own authority: as long as one, and no certificate.
+const REHEARSED: &str = include_str!("trust/rehearsed.pem");
 const PEM_LEN_MAX: usize = 64 * 1024;
 /// As far from the end as our part may begin.
 const OUR_LEN_MAX: u64 = 66 * 1024;
@@ -75,14 +77,14 @@ pub(crate) fn prepare_java() -> Option<JavaStore> {
 }
 
 /// Makes the guest trust these certificates, and no longer those of an earlier
-/// call. None at all leaves everything as it is.
+/// call; none at all is nobody besides those of the image.
 pub(crate) fn trust(agent: &Agent, pem: &[u8]) -> Result<(), CallError> {
     if pem.is_empty() {
-        return Ok(());
+        return trust_nobody_else(agent);
     }
     let pem = check(pem)?;
     if agent.owns_system {
-        append(pem).map_err(at(OPERATION, BUNDLE))?;
+        end_bundle_with(&[MARK, pem].concat()).map_err(at(OPERATION, BUNDLE))?;
         for copy in COPIES {
             fs_err::write(copy, pem).map_err(at(OPERATION, copy))?;
         }
@@ -94,14 +96,50 @@ pub(crate) fn trust(agent: &Agent, pem: &[u8]) -> Result<(), CallError> {
                 .map_err(at(OPERATION, JAVA_STORE))?;
         }
     }
-    let files = FILE_VARIABLES.map(|name| (name, BUNDLE));
-    for (name, value) in files.into_iter().chain(STORE_VARIABLES) {
+    for (name, value) in variables() {
         // A variable that its owner has set already stays.
         if agent.environment.get(name).is_none() {
             agent.environment.set(name.to_owned(), value.to_owned())?;
         }
     }
     Ok(())
+}
+
+fn trust_nobody_else(agent: &Agent) -> Result<(), CallError> {
+    if agent.owns_system {
+        end_bundle_with("").map_err(at(OPERATION, BUNDLE))?;
+        for copy in COPIES {
+            match fs_err::remove_file(copy) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(at(OPERATION, copy)(error));
+                }
+                _ => {}
+            }
+        }
+        if let Some(store) = &agent.java_store {
+            store
+                .remove(Path::new(JAVA_STORE))
+                .map_err(at(OPERATION, JAVA_STORE))?;
+        }
+    }
+    for (name, value) in variables() {
+        if agent.environment.get(name).as_deref() == Some(value) {
+            agent.environment.remove(name);
+        }
+    }
+    Ok(())
+}
+
+/// Does once what the sandbox's owner will wait for: the files are then in
+/// memory, and an emulator has translated the code.
+pub(crate) fn rehearse(agent: &Agent) -> Result<(), CallError> {
+    trust(agent, REHEARSED.as_bytes())?;
+    trust_nobody_else(agent)
+}
+
+fn variables() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let files = FILE_VARIABLES.map(|name| (name, BUNDLE));
+    files.into_iter().chain(STORE_VARIABLES)
 }
 
 fn invalid(why: &'static str) -> CallError {
@@ -117,9 +155,10 @@ fn check(pem: &[u8]) -> Result<&str, CallError> {
         .ok_or_else(|| invalid("not certificates"))
 }
 
-/// Reads and writes only the end: the bundle is large, and a restored guest
-/// would have to fetch and copy every page of it.
-fn append(pem: &str) -> std::io::Result<()> {
+/// Puts our part at the end of the bundle, in the place of an earlier one; it
+/// begins with the mark, or is empty. Reads and writes only the end: the bundle
+/// is large, and a restored guest would have to fetch and copy every page of it.
+fn end_bundle_with(part: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut bundle = options.mode(0o644).open(BUNDLE)?;
@@ -133,8 +172,7 @@ fn append(pem: &str) -> std::io::Result<()> {
     let ours = ours.and_then(|ours| u64::try_from(ours).ok());
     let end = ours.map_or(len, |ours| tail_start + ours);
     bundle.seek(SeekFrom::Start(end))?;
-    bundle.write_all(mark)?;
-    bundle.write_all(pem.as_bytes())?;
+    bundle.write_all(part.as_bytes())?;
     let end = bundle.stream_position()?;
     bundle.set_len(end)
 }
@@ -157,5 +195,7 @@ mod tests {
             assert_eq!(check(pem.as_bytes()).is_ok(), good);
         }
         assert!(check(b"\xff").is_err());
+        assert!(check(REHEARSED.as_bytes()).is_ok());
+        assert!(CertificateDer::from_pem_slice(REHEARSED.as_bytes()).is_ok());
     }
 }

@@ -140,7 +140,7 @@ impl Store {
             })?
         } else {
             let key = OpeningKey::generate()?;
-            write(&path, &*key.to_bytes())?;
+            write(&path, &*key.to_bytes(), Until::Removed)?;
             key
         };
         let path = directory.join(STORAGE_KEY);
@@ -148,7 +148,7 @@ impl Store {
             StorageKey::from_bytes(bytes)
         } else {
             let key = StorageKey::generate()?;
-            write(&path, &*key.to_bytes())?;
+            write(&path, &*key.to_bytes(), Until::Removed)?;
             key
         };
         let directory = directory.join(SANDBOXES);
@@ -178,7 +178,7 @@ impl Store {
         };
         let plain = Zeroizing::new(serde_json::to_vec(&written)?);
         let encrypted = self.storage_key.encrypt(&plain, &purpose(id))?;
-        write(&self.path(id)?, &encrypted.to_bytes())?;
+        write(&self.path(id)?, &encrypted.to_bytes(), Until::HostStops)?;
         Ok(())
     }
 
@@ -265,8 +265,17 @@ fn read_key(path: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, StoreError> {
     Ok(Some(Zeroizing::new(*bytes)))
 }
 
+/// How long a file must last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// A sandbox does not outlive the host it runs on, so a record need not
+    /// either; who creates a sandbox then does not wait for a disk.
+    HostStops,
+    Removed,
+}
+
 /// Writes a file for nobody else to read, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], until: Until) -> io::Result<()> {
     use std::io::Write as _;
     let temporary = path.with_extension("new");
     let mut file = fs::OpenOptions::new()
@@ -276,7 +285,9 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    if until == Until::Removed {
+        file.sync_all()?;
+    }
     fs::rename(&temporary, path)
 }
 

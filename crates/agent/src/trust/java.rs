@@ -40,6 +40,8 @@ pub(crate) struct JavaStore {
     entries_end: u64,
     /// Over everything before that, with one more entry counted.
     digest: Sha1,
+    /// That ends the store while it has no such entry.
+    image_digest: [u8; 20],
 }
 
 impl JavaStore {
@@ -61,8 +63,8 @@ impl JavaStore {
         if let Some(directory) = store.parent() {
             fs_err::create_dir_all(directory)?;
         }
-        let digest = begun_digest().chain_update(&bytes).finalize();
-        fs_err::write(store, [&bytes[..], &digest].concat())?;
+        let image_digest = begun_digest().chain_update(&bytes).finalize();
+        fs_err::write(store, [&bytes[..], &image_digest].concat())?;
         let digest = begun_digest()
             .chain_update(head(count + 1))
             .chain_update(&entries);
@@ -71,6 +73,7 @@ impl JavaStore {
             count,
             entries_end,
             digest,
+            image_digest: image_digest.into(),
         })
     }
 
@@ -82,13 +85,27 @@ impl JavaStore {
         let mut entry = Vec::new();
         push_entry(&mut entry, OWN_ALIAS, certificate);
         let digest = self.digest.clone().chain_update(&entry).finalize();
+        let end = [&entry[..], &digest].concat();
+        self.write_end(store, &end, self.count + 1)
+    }
+
+    /// Takes out the certificate that was added.
+    ///
+    /// # Errors
+    /// Of the file.
+    pub(crate) fn remove(&self, store: &Path) -> io::Result<()> {
+        self.write_end(store, &self.image_digest, self.count)
+    }
+
+    /// What follows the image's entries, and how many entries there are then.
+    fn write_end(&self, store: &Path, end: &[u8], count: u32) -> io::Result<()> {
         let file = fs_err::OpenOptions::new().write(true).open(store)?;
         let mut file = file.into_file();
         file.seek(SeekFrom::Start(self.entries_end))?;
-        file.write_all(&[&entry[..], &digest].concat())?;
-        let end = file.stream_position()?;
-        file.set_len(end)?;
-        file.write_all_at(&(self.count + 1).to_be_bytes(), COUNT_OFFSET)
+        file.write_all(end)?;
+        let len = file.stream_position()?;
+        file.set_len(len)?;
+        file.write_all_at(&count.to_be_bytes(), COUNT_OFFSET)
     }
 }
 
@@ -180,5 +197,7 @@ mod tests {
             let expected = [&images[..], &[("tombolo".to_owned(), own)]].concat();
             assert_eq!(read(&store), expected);
         }
+        java.remove(&store).unwrap();
+        assert_eq!(read(&store), images);
     }
 }
