@@ -17,6 +17,7 @@ mod identity;
 mod image;
 mod passthrough;
 mod pool;
+mod retry;
 mod run;
 mod sandbox;
 mod sandboxes;

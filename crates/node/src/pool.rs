@@ -2,6 +2,7 @@
 //! the usual size costs a hand-over and not a restore.
 
 use crate::identity;
+use crate::retry::RetryDelay;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -68,25 +69,6 @@ impl Drop for Turn<'_> {
         // Lets the next caller start before the pool hears of it.
         self.permit.take();
         self.creates.send_modify(|count| *count -= 1);
-    }
-}
-
-/// How long to wait between attempts that fail: what keeps them from succeeding,
-/// a full disk for instance, seldom goes away by itself.
-#[derive(Debug, PartialEq, Eq)]
-struct RetryDelay(Duration);
-
-impl Default for RetryDelay {
-    fn default() -> Self {
-        Self(RETRY_DELAY_MIN)
-    }
-}
-
-impl RetryDelay {
-    /// The delay after one more failure: twice the last, up to the longest.
-    fn next(&mut self) -> Duration {
-        let longer = self.0.saturating_mul(2).min(RETRY_DELAY_MAX);
-        mem::replace(&mut self.0, longer)
     }
 }
 
@@ -161,7 +143,7 @@ impl<E: Engine> Pool<E> {
 
     /// Keeps the pool at its target until told to stop, then empties it.
     pub(crate) async fn keep_filled(&self, stop: CancellationToken) {
-        let mut delay = RetryDelay::default();
+        let mut delay = RetryDelay::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
         while !stop.is_cancelled() {
             let pause = self.fill_by_one(&mut delay).await;
             tokio::select! {
@@ -185,7 +167,7 @@ impl<E: Engine> Pool<E> {
             match self.launch_waiting().await {
                 Ok(machine) => {
                     self.ready.lock().push_back(machine);
-                    *delay = RetryDelay::default();
+                    delay.reset();
                     (false, Duration::ZERO)
                 }
                 Err(error) => {
@@ -227,17 +209,5 @@ impl<E: Engine> Pool<E> {
             }
             Err(_elapsed) => tracing::warn!("a waiting machine is slow to warm"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_that_fail_come_less_and_less_often() {
-        let mut delay = RetryDelay::default();
-        let seconds: Vec<_> = (0..8).map(|_| delay.next().as_secs()).collect();
-        assert_eq!(seconds, [2, 4, 8, 16, 30, 30, 30, 30]);
     }
 }

@@ -38,6 +38,7 @@ enum Order {
 pub(crate) struct Handle {
     orders: mpsc::Sender<Order>,
     agent: Channel,
+    /// None for a sandbox that was given none.
     network: Option<Arc<HeldSlot>>,
     memory_mib: u32,
     deadline: Arc<std::sync::atomic::AtomicI64>,
@@ -62,6 +63,11 @@ impl Handle {
 
     pub(crate) fn deadline_unix_millis(&self) -> i64 {
         self.deadline.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Whether its machine ended or is being ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
     }
 
     pub(crate) async fn ended(&self) {
@@ -91,8 +97,8 @@ impl Handle {
     }
 }
 
-/// Starts the task of a sandbox, whose network `egress` carries. `on_end` runs
-/// once nothing of it is left.
+/// Starts the task of a sandbox, whose network `egress` carries if it has one.
+/// `on_end` runs once nothing of it is left.
 pub(crate) fn start<M: Machine>(
     id: SandboxId,
     machine: M,
@@ -104,7 +110,7 @@ pub(crate) fn start<M: Machine>(
     let handle = Handle {
         orders,
         agent: machine.agent(),
-        network: machine.network(),
+        network: egress.as_ref().and_then(|_| machine.network()),
         memory_mib: machine.memory_mib(),
         deadline: Arc::new(deadline.into()),
         ended: CancellationToken::new(),

@@ -2,7 +2,7 @@
 //! given an identity of its own, recorded as the sandbox's, and handed to the
 //! task that owns it from then on.
 
-use crate::egress::{AttachError, EgressLink, Residents};
+use crate::egress::{AttachError, EgressLink, Network, Residents};
 use crate::identity;
 use crate::pool::Pool;
 use crate::sandbox::{self, EndReason, Handle};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_host::{AdoptError, Engine, Isolation, LaunchError, Machine};
 use tombolo_ids::SandboxId;
-use tombolo_net::{HeldSlot, Slot, SlotSockets, TakeSlotError};
+use tombolo_net::{Slot, SlotSockets, TakeSlotError};
 use tombolo_node_proto::v1::SandboxNetwork;
 
 /// Ends that a watcher may be behind before it must start over.
@@ -159,7 +159,8 @@ impl<E: Engine> Sandboxes<E> {
         for machine in machines {
             if let Some((id, _)) = machine.owner() {
                 let id = id.clone();
-                self.start(&id, machine);
+                // Whether it has one, the egress proxy knows.
+                self.start(&id, machine, true);
             }
         }
         Ok(count)
@@ -192,7 +193,7 @@ impl<E: Engine> Sandboxes<E> {
             }
         };
         let created = Created {
-            handle: self.start(&new.id, machine),
+            handle: self.start(&new.id, machine, is_attached),
             from_pool,
             warnings: attached.warnings,
         };
@@ -322,13 +323,14 @@ impl<E: Engine> Sandboxes<E> {
         }
     }
 
-    fn start(&self, id: &SandboxId, machine: E::Machine) -> Handle {
+    /// `is_attached` says whether the egress proxy may know of it.
+    fn start(&self, id: &SandboxId, machine: E::Machine, is_attached: bool) -> Handle {
         let places = Arc::clone(&self.places);
         let ends = self.ends.clone();
         // Held until the sandbox is in the table, so that its end, however
         // soon, finds it there.
         let mut table = self.places.lock();
-        let egress = self.egress.clone();
+        let egress = self.egress.clone().filter(|_| is_attached);
         let handle = sandbox::start(id.clone(), machine, egress, move |id, reason| {
             places.lock().remove(id);
             if reason != EndReason::Destroyed {
@@ -345,12 +347,18 @@ impl<E: Engine> Sandboxes<E> {
 
 impl<E: Engine> Residents for Sandboxes<E> {
     fn ids(&self) -> Vec<SandboxId> {
-        self.places.lock().keys().cloned().collect()
+        let places = self.places.lock();
+        let living = places.iter().filter(|(_, place)| match place {
+            Place::Live(handle) => !handle.has_ended(),
+            Place::Reserved(_) => true,
+        });
+        living.map(|(id, _)| id.clone()).collect()
     }
 
-    fn networks(&self) -> Vec<(SandboxId, Arc<HeldSlot>)> {
+    fn networks(&self) -> Vec<(SandboxId, Arc<dyn Network>)> {
         let live = self.all().into_iter();
-        live.filter_map(|(id, handle)| Some((id, handle.network()?)))
+        live.filter(|(_, handle)| !handle.has_ended())
+            .filter_map(|(id, handle)| Some((id, handle.network()? as Arc<dyn Network>)))
             .collect()
     }
 }
