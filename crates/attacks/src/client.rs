@@ -3,12 +3,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tombolo_api::{CONFIG_HEADER, CREATE_PATH, SANDBOX_ID_HEADER};
+
+/// No answer takes longer, and no connection stays open longer after one.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server, and who asks.
 #[derive(Clone, Debug)]
@@ -47,6 +51,11 @@ impl Client {
     /// Creates a sandbox and answers its id. Its session ends at once, so the
     /// configuration has to give it a time to live.
     pub fn create(&self, config: &Value) -> anyhow::Result<String> {
+        Ok(self.create_and_stay(config)?.0)
+    }
+
+    /// The same, with the connection that did it.
+    pub fn create_and_stay(&self, config: &Value) -> anyhow::Result<(String, TcpStream)> {
         let config = STANDARD.encode(config.to_string());
         let head = format!(
             "GET {CREATE_PATH} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
@@ -54,24 +63,30 @@ impl Client {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             self.address, self.token
         );
-        let answer = self.exchange(head.as_bytes())?;
+        let (answer, stream) = self.exchange(head.as_bytes())?;
         let text = String::from_utf8_lossy(&answer.body);
         ensure!(answer.status == 101, "{}: {text}", answer.status);
         let id = answer.header(SANDBOX_ID_HEADER).context("it has an id")?;
-        Ok(id.to_owned())
+        Ok((id.to_owned(), stream))
     }
 
     /// One request with a body of JSON, or with none.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let body = body.map(Value::to_string).unwrap_or_default();
+        // The server ends the connection itself after what may have had a value.
+        let keep = if method == "PUT" {
+            "keep-alive"
+        } else {
+            "close"
+        };
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: {keep}\r\n\r\n{body}",
             self.address,
             self.token,
             body.len()
         );
-        self.exchange(request.as_bytes())
+        Ok(self.exchange(request.as_bytes())?.0)
     }
 
     /// The same, which must succeed.
@@ -83,8 +98,9 @@ impl Client {
         Ok(answer)
     }
 
-    fn exchange(&self, request: &[u8]) -> anyhow::Result<Answer> {
+    fn exchange(&self, request: &[u8]) -> anyhow::Result<(Answer, TcpStream)> {
         let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(request)?;
         let mut read = Vec::new();
         let mut byte = [0];
@@ -98,6 +114,6 @@ impl Client {
         if status != 101 {
             stream.read_to_end(&mut body)?;
         }
-        Ok(Answer { status, head, body })
+        Ok((Answer { status, head, body }, stream))
     }
 }

@@ -22,15 +22,22 @@ mod terminal;
 mod up;
 mod wire;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use tombolo_diag::{LogFormat, init_logging};
+use zeroizing_alloc::ZeroAlloc;
 
 use crate::cli::{Cli, Command};
 use crate::config::keys;
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
+
+/// Memory that is given back is wiped. What clients send is in buffers of
+/// libraries too, in forms that nobody else knows to be secret.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

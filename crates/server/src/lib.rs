@@ -29,6 +29,7 @@ mod serve;
 mod tests;
 mod token;
 mod trace;
+mod unkept;
 mod unread;
 mod websocket;
 

@@ -19,7 +19,7 @@ use crate::body::{BODY_LEN_MAX, LONG_BODY_LEN_MAX};
 use crate::error::ApiError;
 use crate::native::{egress, records};
 use crate::openapi::Document;
-use crate::{native, sandboxes, trace, unread, websocket};
+use crate::{native, sandboxes, trace, unkept, unread, websocket};
 
 pub(crate) fn router(app: Arc<App>) -> Router {
     let (routes, _document) = described().split_for_parts();
@@ -28,6 +28,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(from_fn(unread::read_to_end))
+        .layer(from_fn(unkept::close_after_values))
         .layer(from_fn(trace::trace))
         .with_state(app)
 }

@@ -94,9 +94,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "LEAK-05",
         "memory, environment and arguments of other processes",
-        Partly(
-            "the server's HTTP library keeps what a client sent, in base64, until its buffer is used again",
-        ),
+        Holds,
     ),
     row("LEAK-06", "values in answers of the API", Holds),
     row(

@@ -100,6 +100,32 @@ async fn bodies_and_heads_are_bounded() {
     }
 }
 
+/// What the HTTP library read stays in its buffer as long as the connection.
+#[tokio::test]
+async fn a_connection_ends_on_which_a_value_may_have_come() {
+    let world = World::new().await;
+    let secret = "/api/tombolo/v1/sandboxes/sbx_ord_1at5nn58e77rtd11e3k3/egress/secrets/K";
+    for (method, path, with_config, ends) in [
+        (Method::PUT, secret, false, true),
+        (Method::GET, CREATE, true, true),
+        (Method::GET, CREATE, false, false),
+        (Method::DELETE, secret, false, false),
+    ] {
+        let mut headers = HeaderMap::new();
+        if with_config {
+            headers.insert("x-deno-sandbox-config", "e30=".parse().unwrap());
+        }
+        let answer = world
+            .send_raw(method.clone(), path, headers, Vec::new())
+            .await;
+        let closes = answer
+            .headers
+            .get("connection")
+            .is_some_and(|it| it == "close");
+        assert_eq!(closes, ends, "{method} {path} {with_config}: {answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_server_describes_itself() {
     let mut world = World::new().await;
