@@ -11,7 +11,7 @@ use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
     sync::Notify,
-    time::{Instant, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tombolo_node_proto::handover::{self, ReceiveSocketsError, SlotSockets};
 
@@ -19,6 +19,8 @@ use tombolo_node_proto::handover::{self, ReceiveSocketsError, SlotSockets};
 const WAITING_MAX: usize = 256;
 /// How long they wait.
 const WAITING_TIMEOUT: Duration = Duration::from_mins(1);
+/// How often those are closed that waited longer.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How long is waited for sockets that are on their way.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests after it failed.
@@ -56,8 +58,13 @@ impl Descriptors {
     /// can send anything. One node at a time: a new connection takes the place of the old.
     pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
         let mut connection = None;
+        let mut sweep = interval(SWEEP_INTERVAL);
         loop {
             let accepted = tokio::select! {
+                _ = sweep.tick() => {
+                    self.sweep();
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
                 () = self.receive_all(connection.as_ref()) => {
                     connection = None;
@@ -72,6 +79,11 @@ impl Descriptors {
                 }
             }
         }
+    }
+
+    fn sweep(&self) {
+        let is_fresh = |since: &Instant| since.elapsed() < WAITING_TIMEOUT;
+        self.waiting.lock().retain(|_, (_, since)| is_fresh(since));
     }
 
     /// Receives until the connection ends; with none, never returns.
@@ -105,7 +117,6 @@ impl Descriptors {
 
     fn keep(&self, sandbox: &str, sockets: SlotSockets<OwnedFd>) {
         let mut waiting = self.waiting.lock();
-        waiting.retain(|_, (_, since)| since.elapsed() < WAITING_TIMEOUT);
         if waiting.len() >= WAITING_MAX {
             tracing::warn!(sandbox, "too many sandboxes wait to be attached");
             return;
@@ -125,4 +136,42 @@ pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> 
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, BACKLOG)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// Sockets that nobody attaches are closed, whether others come or not.
+    #[tokio::test(start_paused = true)]
+    async fn sockets_that_wait_too_long_are_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = open(&directory.path().join("descriptors")).unwrap();
+        let listener = UnixListener::from_std(listener).unwrap();
+        let descriptors = Arc::new(Descriptors::default());
+        let socket = || OwnedFd::from(UdpSocket::bind(("127.0.0.1", 0)).unwrap());
+        let sockets = SlotSockets {
+            tcp4: socket(),
+            tcp6: socket(),
+            udp4: socket(),
+            udp6: socket(),
+        };
+        descriptors.keep("one", sockets);
+        let wait = timeout(
+            WAITING_TIMEOUT / 2,
+            Arc::clone(&descriptors).serve(listener),
+        );
+        assert!(wait.await.is_err());
+        assert_eq!(descriptors.waiting.lock().len(), 1);
+        let listener = open(&directory.path().join("again")).unwrap();
+        let listener = UnixListener::from_std(listener).unwrap();
+        let wait = timeout(
+            WAITING_TIMEOUT / 2 + SWEEP_INTERVAL,
+            Arc::clone(&descriptors).serve(listener),
+        );
+        assert!(wait.await.is_err());
+        assert_eq!(descriptors.waiting.lock().len(), 0);
+    }
 }
