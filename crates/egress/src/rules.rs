@@ -202,20 +202,19 @@ impl Rules {
         self.net == other.net
     }
 
-    /// Whether every value that these rules write for a host is still what the newer ones
-    /// write for it (SUB-23).
-    pub(crate) fn values_are_in_force(&self, newer: &Self, host: &HostName, port: u16) -> bool {
-        self.policy.secrets_for(host, port).all(|binding| {
-            let Some(old) = self.active(&binding.name) else {
-                return true;
-            };
-            let is_bound = newer
-                .policy
-                .secrets_for(host, port)
-                .any(|other| other.name == binding.name);
-            let new = newer.active(&binding.name);
-            is_bound && new.is_some_and(|new| new.value.is_same(&old.value))
-        })
+    /// Whether the value that these rules write of a secret for a host is still what the newer
+    /// ones write for it (SUB-23).
+    pub(crate) fn value_is_in_force(
+        &self,
+        newer: &Self,
+        secret: &SecretName,
+        host: &HostName,
+        port: u16,
+    ) -> bool {
+        let mut bindings = newer.policy.secrets_for(host, port);
+        let is_bound = bindings.any(|binding| binding.name == secret.as_str());
+        let values = (self.active(secret.as_str()), newer.active(secret.as_str()));
+        matches!(values, (Some(old), Some(new)) if is_bound && new.value.is_same(&old.value))
     }
 
     /// Whether a secret is kept only to be searched for.

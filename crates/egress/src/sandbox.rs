@@ -42,6 +42,9 @@ pub(crate) const REQUESTS_MAX: usize = 1024;
 pub(crate) const WEBSOCKETS_MAX: usize = 64;
 /// What a sandbox's request bodies may take of memory where they are read whole, in KiB.
 pub(crate) const BUFFERS_KIB: u32 = 64 << 10;
+/// What decoders of a sandbox's bodies may take of memory, in KiB: fifteen of the widest
+/// window, two thousand of the usual one.
+pub(crate) const DECODERS_KIB: u32 = 256 << 10;
 /// How long a body waits for room.
 const BUFFER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The /64 from which names get their IPv6 addresses; beside the one that guests are in.
@@ -85,6 +88,7 @@ pub(crate) struct Sandbox {
     requests: Arc<Semaphore>,
     websockets: Arc<Semaphore>,
     buffers: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
     dns_rate: Mutex<RateState>,
 }
 
@@ -143,6 +147,7 @@ impl Sandbox {
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             websockets: Arc::new(Semaphore::new(WEBSOCKETS_MAX)),
             buffers: Arc::new(Semaphore::new(BUFFERS_KIB as usize)),
+            decoders: Arc::new(Semaphore::new(DECODERS_KIB as usize)),
             dns_rate: Mutex::default(),
         }))
     }
@@ -177,15 +182,6 @@ impl Sandbox {
         };
         // The sender lives as long as the sandbox, which outlives its flows.
         if rules.wait_for(|rules| !allows(rules)).await.is_err() {
-            self.closed.cancelled().await;
-        }
-    }
-
-    /// Returns when the secrets are others than those of a generation (SUB-23).
-    pub(crate) async fn until_secrets_change(&self, generation: u64) {
-        let mut rules = self.rules.subscribe();
-        let changed = |rules: &Arc<Rules>| rules.secret_generation != generation;
-        if rules.wait_for(changed).await.is_err() {
             self.closed.cancelled().await;
         }
     }
@@ -269,9 +265,12 @@ impl Sandbox {
     /// Room to hold so many bytes, as soon as there is; none if there is not for a while.
     pub(crate) async fn reserve_buffer(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let buffers = Arc::clone(&self.buffers);
-        let reserved = buffers.acquire_many_owned(kib.min(BUFFERS_KIB));
-        timeout(BUFFER_TIMEOUT, reserved).await.ok()?.ok()
+        reserve(&self.buffers, kib.min(BUFFERS_KIB)).await
+    }
+
+    /// Room for decoders of so much, as soon as there is; none if there is not for a while.
+    pub(crate) async fn reserve_decoders(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
+        reserve(&self.decoders, kib.min(DECODERS_KIB)).await
     }
 
     /// The facts of a new flow.
@@ -304,6 +303,11 @@ impl Sandbox {
         self.tasks.wait().await;
         self.pool.clear();
     }
+}
+
+async fn reserve(room: &Arc<Semaphore>, kib: u32) -> Option<OwnedSemaphorePermit> {
+    let reserved = Arc::clone(room).acquire_many_owned(kib);
+    timeout(BUFFER_TIMEOUT, reserved).await.ok()?.ok()
 }
 
 impl Drop for AddressLease {

@@ -204,6 +204,17 @@ impl RequestSubstitution {
         BodySubstitution::new(kind, Scanner::new(resolver, kind.slot(), kind.encoding()))
     }
 
+    /// The secrets whose values may be written in a slot.
+    pub fn usable(&self, slot: Slot) -> impl Iterator<Item = SecretName> {
+        let Resolver {
+            table, eligibility, ..
+        } = &self.resolver;
+        table
+            .eligible(eligibility)
+            .filter(move |secret| secret.slots.contains(slot))
+            .map(|secret| secret.name.clone())
+    }
+
     /// Whether messages of a WebSocket need to be read at all.
     #[must_use]
     pub fn wants_websocket(&self) -> bool {

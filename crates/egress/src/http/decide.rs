@@ -4,16 +4,15 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use tombolo_policy::{Body, RequestDecision, RequestHead, Staged};
-use tombolo_substitute::Codings;
-
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{error::Elapsed, timeout},
 };
+use tombolo_policy::{Body, RequestDecision, RequestHead, Staged};
 
 use super::{
-    Exchange, Stop, coding,
+    Exchange, Stop,
+    coding::{DecodeError, Decoder},
     open::no_room,
     request_body::{IDLE_TIMEOUT, content_codings, ended_early},
 };
@@ -77,7 +76,11 @@ impl Exchange {
                 let length = length.unwrap_or(cap_bytes).min(cap_bytes);
                 let room = sandbox.reserve_buffer(length).await;
                 body.room = Some(room.ok_or_else(no_room)?);
-                let inspected = inspect(&mut body, codings.ok(), cap_bytes).await?;
+                let decoder = match codings {
+                    Ok(codings) => Some(Decoder::new(&sandbox, codings).await?),
+                    Err(_unknown) => None,
+                };
+                let inspected = inspect(&mut body, decoder, cap_bytes).await?;
                 sandbox.with_limits(|limits| {
                     requests.decide_body(&head, inspected.as_body(), limits, now())
                 })
@@ -127,7 +130,7 @@ impl Inspection {
 /// Reads a body up to the cap and decodes it. What was read stays to be sent.
 async fn inspect(
     body: &mut GuestBody,
-    codings: Option<Codings>,
+    decoder: Option<Decoder>,
     cap_bytes: u64,
 ) -> Result<Inspection, Stop> {
     let cap = usize::try_from(cap_bytes).unwrap_or(usize::MAX);
@@ -149,12 +152,12 @@ async fn inspect(
         }
     }
     body.ahead = read.freeze();
-    let Some(codings) = codings else {
+    let Some(decoder) = decoder else {
         return Ok(Inspection::Undecodable);
     };
-    Ok(match coding::decode(&body.ahead, &codings, cap).await {
+    Ok(match decoder.whole(&body.ahead, cap).await {
         Ok(decoded) => Inspection::Complete(decoded),
-        Err(coding::DecodeError::TooLong) => Inspection::OverCap,
-        Err(coding::DecodeError::Broken(_)) => Inspection::Undecodable,
+        Err(DecodeError::TooLong | DecodeError::TooDense(_)) => Inspection::OverCap,
+        Err(DecodeError::Broken(_)) => Inspection::Undecodable,
     })
 }

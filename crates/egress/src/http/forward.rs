@@ -103,9 +103,7 @@ impl Exchange {
             self.draft.keep().await;
             let sandbox = &self.flow.flow.sandbox;
             sandbox.register_composites(substitution.take_composites());
-            if substitution.findings().substituted() > 0 {
-                terms.carry_values();
-            }
+            terms.carry(substitution.findings());
         }
         terms.check()
     }

@@ -7,21 +7,22 @@
 //! allowed at all are ended by the flow.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode, request::Parts};
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::wrappers::WatchStream;
 use tombolo_policy::RequestHead;
+use tombolo_secret::SecretName;
+use tombolo_substitute::{Codings, Finding, Findings};
 
-use super::Stop;
+use super::{Stop, coding::Decoder};
 use crate::{
     identity::{Peer, Place},
     rules::Rules,
@@ -41,7 +42,15 @@ pub(super) struct Terms {
     headers: HeaderMap,
     has_body: bool,
     content_length: Option<u64>,
-    carries_values: AtomicBool,
+    carried: Mutex<Carried>,
+}
+
+/// Secrets of which an exchange carries values.
+#[derive(Debug, Default)]
+struct Carried {
+    written: BTreeSet<SecretName>,
+    /// May be written yet, while a body or messages flow.
+    expected: BTreeSet<SecretName>,
 }
 
 /// Tells when an exchange has to end.
@@ -71,13 +80,28 @@ impl Terms {
             headers: parts.headers.clone(),
             has_body,
             content_length: length,
-            carries_values: AtomicBool::new(false),
+            carried: Mutex::default(),
         })
     }
 
-    /// Notes that values were written, or are being written, for placeholders.
-    pub(super) fn carry_values(&self) {
-        self.carries_values.store(true, Ordering::Relaxed);
+    /// Notes the values that were written for placeholders.
+    pub(super) fn carry(&self, findings: &Findings) {
+        let written = findings.iter().filter_map(|finding| match finding {
+            Finding::Substituted { secret, .. } => Some(secret.clone()),
+            Finding::Ineligible { .. } | Finding::Foreign { .. } => None,
+        });
+        self.carried.lock().written.extend(written);
+    }
+
+    /// Notes secrets whose values may be written from now on.
+    pub(super) fn expect(&self, secrets: impl Iterator<Item = SecretName>) {
+        self.carried.lock().expected.extend(secrets);
+    }
+
+    /// Nothing more is written than what was found.
+    pub(super) fn settle(&self, findings: &Findings) {
+        self.carried.lock().expected.clear();
+        self.carry(findings);
     }
 
     /// Watches from the beginning: a change that came already is noticed.
@@ -91,6 +115,11 @@ impl Terms {
     /// Room for a body that is read whole.
     pub(super) async fn reserve_buffer(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Stop> {
         self.sandbox.reserve_buffer(bytes).await.ok_or_else(no_room)
+    }
+
+    /// What undoes the codings of a body.
+    pub(super) async fn decoder(&self, codings: Codings) -> Result<Decoder, Stop> {
+        Decoder::new(&self.sandbox, codings).await
     }
 
     /// Whether the exchange can go on under the rules of now. A watch may have let a change
@@ -107,16 +136,27 @@ impl Terms {
         if Arc::ptr_eq(&self.rules, newer) {
             return None;
         }
-        if let Peer::Name(name) = &self.place.peer
-            && self.carries_values.load(Ordering::Relaxed)
-            && !self.rules.values_are_in_force(newer, name, self.place.port)
-        {
+        if !self.values_are_in_force(newer) {
             return Some("secrets_changed");
         }
         if self.rules.has_same_request_rules(newer) || self.is_allowed_by(newer) {
             return None;
         }
         Some("policy_changed")
+    }
+
+    /// Whether what is written for the host is what the newer rules would write (SUB-23).
+    fn values_are_in_force(&self, newer: &Rules) -> bool {
+        // No secret is for an address.
+        let Peer::Name(host) = &self.place.peer else {
+            return true;
+        };
+        let carried = self.carried.lock();
+        let mut secrets = carried.written.union(&carried.expected);
+        secrets.all(|secret| {
+            self.rules
+                .value_is_in_force(newer, secret, host, self.place.port)
+        })
     }
 
     fn is_allowed_by(&self, rules: &Rules) -> bool {

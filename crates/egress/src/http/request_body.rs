@@ -28,7 +28,7 @@ use tombolo_substitute::{
 
 use super::{
     answer::Stop,
-    coding::{self, DecodeError},
+    coding::{DecodeError, Decoder, is_too_dense},
     decide::GuestBody,
     guard::is_grpc,
     open::{Terms, Watch},
@@ -47,6 +47,8 @@ pub(super) struct Meter {
     pub(super) is_over_limit: AtomicBool,
     /// The guest broke off.
     pub(super) is_broken: AtomicBool,
+    /// It decodes to more than it may.
+    is_too_dense: AtomicBool,
     pub(super) findings: Mutex<Findings>,
     /// Values found in the response.
     pub(super) scrubbed: AtomicU64,
@@ -94,7 +96,7 @@ pub(super) async fn prepare(
         return Ok(raw);
     };
     if !matches!(plan, BodyPlan::Untouched | BodyPlan::Literal) {
-        meter.terms.carry_values();
+        meter.terms.expect(substitution.usable(kind.slot()));
     }
     Ok(match plan {
         BodyPlan::Untouched | BodyPlan::Literal => raw,
@@ -102,7 +104,8 @@ pub(super) async fn prepare(
         BodyPlan::Stream { codings } => {
             headers.remove(header::CONTENT_LENGTH);
             headers.remove(header::CONTENT_ENCODING);
-            let decoded = coding::decode_stream(raw, &codings);
+            let decoder = meter.terms.decoder(codings).await?;
+            let decoded = decoder.stream(raw);
             substituted(decoded, substitution.body(kind), meter, None)
         }
         BodyPlan::Buffer {
@@ -118,10 +121,10 @@ pub(super) async fn prepare(
                 max_bytes
             };
             let buffer = Buffer {
-                codings,
                 max_bytes,
                 on_change,
                 room: meter.terms.reserve_buffer(room).await?,
+                decoder: meter.terms.decoder(codings).await?,
             };
             buffer.run(headers, raw, substitution, meter).await?
         }
@@ -302,9 +305,14 @@ fn substituted(
                     // Substitution is never in gRPC, and only there do trailers come.
                     Err(_trailers) => {}
                 },
-                Some(Err(error)) => return Some((Err(error), None)),
+                Some(Err(error)) => {
+                    let is_dense = is_too_dense(&error);
+                    meter.is_too_dense.fetch_or(is_dense, Ordering::Relaxed);
+                    return Some((Err(error), None));
+                }
                 None => {
                     let findings = substitution.finish(&mut out);
+                    meter.terms.settle(&findings);
                     meter.findings.lock().merge(findings);
                     return Some((Ok(Frame::data(Bytes::from(out))), None));
                 }
@@ -342,10 +350,10 @@ impl Body for Sized {
 
 /// A body that is read whole.
 struct Buffer {
-    codings: Codings,
     max_bytes: u64,
     on_change: OnChange,
     room: OwnedSemaphorePermit,
+    decoder: Decoder,
 }
 
 impl Buffer {
@@ -358,16 +366,21 @@ impl Buffer {
     ) -> Result<RequestBody, Stop> {
         let raw = self.read(body, meter).await?;
         let max = usize::try_from(self.max_bytes).unwrap_or(usize::MAX);
-        let decoded = match coding::decode(&raw, &self.codings, max).await {
+        let decoded = match self.decoder.whole(&raw, max).await {
             Ok(decoded) => decoded,
             Err(DecodeError::TooLong) => return Err(self.too_large().into()),
+            Err(DecodeError::TooDense(_)) => return Err(too_dense()),
             // A body that only pretends to be coded goes on as it is.
-            Err(DecodeError::Broken(_)) => return Ok(full(headers, raw, self.room)),
+            Err(DecodeError::Broken(_)) => {
+                meter.terms.settle(&Findings::default());
+                return Ok(full(headers, raw, self.room));
+            }
         };
         let mut out = Vec::with_capacity(decoded.len());
         substitution.push(&decoded, &mut out);
         let findings = substitution.finish(&mut out);
         let is_changed = findings.substituted() > 0;
+        meter.terms.settle(&findings);
         meter.findings.lock().merge(findings);
         if !is_changed {
             return Ok(full(headers, raw, self.room));
@@ -406,6 +419,7 @@ impl Meter {
             bytes: AtomicU64::default(),
             is_over_limit: AtomicBool::default(),
             is_broken: AtomicBool::default(),
+            is_too_dense: AtomicBool::default(),
             findings: Mutex::default(),
             scrubbed: AtomicU64::default(),
             ended: Mutex::default(),
@@ -421,6 +435,7 @@ impl Meter {
     pub(super) fn is_at_fault(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
             || self.is_over_limit.load(Ordering::Relaxed)
+            || self.is_too_dense.load(Ordering::Relaxed)
             || self.ended.lock().is_some()
     }
 }
@@ -437,7 +452,19 @@ pub(super) fn broken_body(meter: &Meter) -> Stop {
             "The body is longer than the rule allows.",
         );
     }
+    if meter.is_too_dense.load(Ordering::Relaxed) {
+        return too_dense();
+    }
     ended_early()
+}
+
+/// The body decodes to far more than it has (HTTP-24).
+fn too_dense() -> Stop {
+    Stop::refused(
+        http::StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_dense",
+        "The body decodes to more than a hundred times its length.",
+    )
 }
 
 /// The guest broke off in the middle of a body, or was silent for too long.

@@ -1,37 +1,37 @@
 //! The response of a host on its way to the guest: searched for the values of all secrets
 //! of the sandbox, whatever host it comes from (REF-10).
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, ready},
-};
+mod body;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tombolo_substitute::{
-    BodyLength, Codings, ResponseFraming, ResponsePlan, ScrubMode, plan_response,
-};
+use tombolo_substitute::{BodyLength, ResponseFraming, ResponsePlan, ScrubMode, plan_response};
 
 use super::{
-    Exchange, ResponseBody, Stop, coding,
+    Exchange, ResponseBody, Stop,
+    coding::{DecodeError, Decoder},
     guard::remove_hop_by_hop,
-    open::Watch,
     request_body::{Meter, content_codings},
-    search::{Search, SecretsChanged},
+    search::Search,
 };
 use crate::{
     audit::Draft,
     rules::Rules,
     sandbox::Sandbox,
-    upstream::{BodyError, Lease, Sent},
+    upstream::{BodyError, Sent},
 };
+use body::{Searching, ToGuest};
 
 /// Headers that would lead a client past the proxy.
 const REMOVED: [&str; 1] = ["alt-svc"];
+
+/// Of a body that decodes to far more than it has (HTTP-24).
+const TOO_DENSE: &str = "upstream_body_too_dense";
 
 /// A response that is ready but for its record, which it carries until its end.
 #[derive(Debug)]
@@ -41,41 +41,6 @@ pub(super) struct Reply {
     /// Who carries on with the record, when the response is only a beginning.
     tunnel: Option<oneshot::Sender<Draft>>,
 }
-
-/// A body on its way to the guest. Its record is written when it is dropped.
-#[derive(Debug)]
-pub(super) struct ToGuest {
-    inner: ResponseBody,
-    searching: Searching,
-    /// Who searches trailers.
-    scrub: Option<Scrub>,
-    trailers: Option<HeaderMap>,
-    is_finished: bool,
-    length: Option<u64>,
-    lease: Option<Lease>,
-    bytes: u64,
-    /// None where the body is none.
-    meter: Option<Arc<Meter>>,
-    watch: Option<Watch>,
-    draft: Option<Draft>,
-    room: Option<OwnedSemaphorePermit>,
-}
-
-/// How a body is searched.
-#[derive(Debug)]
-enum Searching {
-    /// It was, or there is none.
-    Done,
-    /// There were no secrets when it began, and its framing promises what a search could not
-    /// keep: it ends when there are.
-    Unneeded,
-    Stream(Search),
-}
-
-/// Why a body does not reach its end.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the response is not passed on any further: {0}")]
-struct Ended(&'static str);
 
 /// Takes what the host answered.
 pub(super) async fn take(
@@ -94,13 +59,19 @@ pub(super) async fn take(
     exchange.draft.record.status = Some(parts.status.as_u16());
     let sandbox = Arc::clone(&exchange.flow.flow.sandbox);
     let rules = Arc::clone(&exchange.rules);
-    let length = if is_head {
-        None
+    let has_none = is_head
+        || parts.status == StatusCode::NO_CONTENT
+        || parts.status == StatusCode::NOT_MODIFIED;
+    let (inner, length, lease) = if has_none {
+        // Over HTTP/2 a host can send one all the same. Nobody reads it: the stream ends.
+        let lease = body.is_end_stream().then_some(sent.lease);
+        (empty(), None, lease)
     } else {
-        body.size_hint().exact()
+        let length = body.size_hint().exact();
+        (pass(body), length, Some(sent.lease))
     };
     let mut to_guest = ToGuest {
-        inner: pass(body),
+        inner,
         searching: Searching::Unneeded,
         scrub: Some(Scrub {
             sandbox: Arc::clone(&sandbox),
@@ -109,7 +80,7 @@ pub(super) async fn take(
         trailers: None,
         is_finished: false,
         length,
-        lease: Some(sent.lease),
+        lease,
         bytes: 0,
         watch: Some(meter.watch()),
         meter: Some(Arc::clone(&meter)),
@@ -120,7 +91,7 @@ pub(super) async fn take(
     if rules.secrets.is_empty() && sandbox.rules().secrets.is_empty() {
         return Ok(Reply::new(parts, to_guest));
     }
-    let plan = match plan_response(&framing(&parts, is_head, &to_guest)) {
+    let plan = match plan_response(&framing(&parts, has_none, &to_guest)) {
         Ok(plan) => plan,
         Err(refusal) => {
             exchange.note_body(&meter);
@@ -160,11 +131,8 @@ fn pass(body: Incoming) -> ResponseBody {
         .boxed_unsync()
 }
 
-fn framing<'a>(parts: &'a Parts, is_head: bool, body: &ToGuest) -> ResponseFraming<'a> {
+fn framing<'a>(parts: &'a Parts, has_none: bool, body: &ToGuest) -> ResponseFraming<'a> {
     let content_type = parts.headers.get(header::CONTENT_TYPE);
-    let has_none = is_head
-        || parts.status == StatusCode::NO_CONTENT
-        || parts.status == StatusCode::NOT_MODIFIED;
     ResponseFraming {
         content_type: content_type.and_then(|value| value.to_str().ok()),
         length: match body.length {
@@ -194,17 +162,20 @@ impl Scrub {
         match plan {
             ResponsePlan::HeadersOnly => body.searching = Searching::Done,
             ResponsePlan::Stream { codings } => {
-                self.stream(headers, body, &codings, ScrubMode::Placeholder);
+                let decoder = Decoder::new(&self.sandbox, codings).await?;
+                self.stream(headers, body, decoder, ScrubMode::Placeholder);
                 unknown_length(headers, body);
             }
             ResponsePlan::Mask { codings } => {
-                self.stream(headers, body, &codings, ScrubMode::Mask);
-                if !codings.is_empty() {
+                let decoder = Decoder::new(&self.sandbox, codings).await?;
+                if !decoder.is_idle() {
                     unknown_length(headers, body);
                 }
+                self.stream(headers, body, decoder, ScrubMode::Mask);
             }
             ResponsePlan::Buffer { codings, max_bytes } => {
-                self.buffer(headers, body, &codings, max_bytes).await?;
+                let decoder = Decoder::new(&self.sandbox, codings).await?;
+                self.buffer(headers, body, decoder, max_bytes).await?;
             }
         }
         Ok(())
@@ -214,13 +185,13 @@ impl Scrub {
         &self,
         headers: &mut HeaderMap,
         body: &mut ToGuest,
-        codings: &Codings,
+        decoder: Decoder,
         mode: ScrubMode,
     ) {
-        if !codings.is_empty() {
+        if !decoder.is_idle() {
             headers.remove(header::CONTENT_ENCODING);
             let inner = std::mem::replace(&mut body.inner, empty());
-            body.inner = coding::decode_stream(inner, codings);
+            body.inner = decoder.stream(inner);
         }
         body.searching = Searching::Stream(Search::new(&self.sandbox, &self.rules, mode));
     }
@@ -231,7 +202,7 @@ impl Scrub {
         &self,
         headers: &mut HeaderMap,
         body: &mut ToGuest,
-        codings: &Codings,
+        decoder: Decoder,
         max_bytes: u64,
     ) -> Result<(), Stop> {
         let raw = std::mem::replace(&mut body.inner, empty());
@@ -244,15 +215,16 @@ impl Scrub {
             lease.give_back();
         }
         let max = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        let decoded = match coding::decode(&raw, codings, max).await {
+        let decoded = match decoder.whole(&raw, max).await {
             Ok(decoded) => decoded,
-            Err(coding::DecodeError::TooLong) => {
+            Err(DecodeError::TooLong) => {
                 body.inner = full(raw);
-                self.stream(headers, body, codings, ScrubMode::Placeholder);
+                self.stream(headers, body, decoder, ScrubMode::Placeholder);
                 unknown_length(headers, body);
                 return Ok(());
             }
-            Err(coding::DecodeError::Broken(_)) => {
+            Err(DecodeError::TooDense(_)) => return Err(Stop::upstream(TOO_DENSE)),
+            Err(DecodeError::Broken(_)) => {
                 return Err(Stop::secret(
                     &tombolo_substitute::Refusal::UnscannableEncoding,
                 ));
@@ -338,159 +310,5 @@ impl Reply {
     pub(super) fn with_tunnel(mut self, tunnel: oneshot::Sender<Draft>) -> Self {
         self.tunnel = Some(tunnel);
         self
-    }
-}
-
-impl ToGuest {
-    fn frame(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.bytes = self.bytes.saturating_add(data.len() as u64);
-        Poll::Ready(Some(Ok(Frame::data(data))))
-    }
-
-    fn finish(&mut self) -> Option<Vec<u8>> {
-        self.is_finished = true;
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-        let mut rest = Vec::new();
-        if let Searching::Stream(search) = &mut self.searching {
-            search.finish(&mut rest);
-        }
-        (!rest.is_empty()).then_some(rest)
-    }
-
-    /// What of a piece may be passed on; nothing where all of it is held back.
-    fn search(&mut self, data: Bytes) -> Result<Option<Bytes>, Ended> {
-        let changed = Ended("secrets_changed");
-        match &mut self.searching {
-            Searching::Done => Ok(Some(data)),
-            Searching::Unneeded => {
-                let is_needed = self
-                    .scrub
-                    .as_ref()
-                    .is_some_and(|scrub| !scrub.sandbox.rules().secrets.is_empty());
-                if is_needed {
-                    Err(changed)
-                } else {
-                    Ok(Some(data))
-                }
-            }
-            Searching::Stream(search) => {
-                let mut out = Vec::with_capacity(data.len());
-                search
-                    .push(&data, &mut out)
-                    .map_err(|SecretsChanged| changed)?;
-                Ok((!out.is_empty()).then(|| Bytes::from(out)))
-            }
-        }
-    }
-
-    /// Ends the body before its end.
-    fn break_off<E>(
-        &mut self,
-        code: &'static str,
-        error: E,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>
-    where
-        E: Into<BodyError>,
-    {
-        if let Some(draft) = &mut self.draft {
-            draft.record.failed(code);
-        }
-        // The connection to the host is not used again.
-        self.lease = None;
-        Poll::Ready(Some(Err(error.into())))
-    }
-
-    fn note_scrubbed(&self, count: u64) {
-        if let Some(meter) = &self.meter {
-            meter.scrubbed.fetch_add(count, Ordering::Relaxed);
-        }
-    }
-
-    fn take_trailers(&mut self, mut trailers: HeaderMap) {
-        if let Some(scrub) = &self.scrub {
-            let scrubbed = scrub_headers(&scrub.sandbox, &scrub.rules, &mut trailers);
-            self.note_scrubbed(scrubbed);
-        }
-        self.trailers = Some(trailers);
-    }
-}
-
-impl Body for ToGuest {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        loop {
-            if this.is_finished {
-                let trailers = this.trailers.take();
-                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-            }
-            if let Some(Poll::Ready(code)) =
-                this.watch.as_mut().map(|watch| watch.poll_end(context))
-            {
-                return this.break_off(code, Ended(code));
-            }
-            let frame = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => return this.break_off("upstream_body", error),
-                None => {
-                    if let Some(rest) = this.finish() {
-                        return this.frame(rest.into());
-                    }
-                    continue;
-                }
-            };
-            match frame.into_data() {
-                Ok(data) => match this.search(data) {
-                    Ok(Some(out)) => return this.frame(out),
-                    Ok(None) => {}
-                    Err(ended) => return this.break_off(ended.0, ended),
-                },
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        this.take_trailers(trailers);
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_finished && self.trailers.is_none()
-            || !matches!(self.searching, Searching::Stream(_)) && self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, |length| {
-            SizeHint::with_exact(length.saturating_sub(self.bytes))
-        })
-    }
-}
-
-impl Drop for ToGuest {
-    fn drop(&mut self) {
-        // A body that ended by itself may not have been asked for its end.
-        if !self.is_finished && self.inner.is_end_stream() {
-            self.finish();
-        }
-        let Some(draft) = &mut self.draft else {
-            return;
-        };
-        let record = &mut draft.record;
-        record.resp_bytes = self.bytes;
-        if let Some(meter) = &self.meter {
-            record.req_bytes = meter.bytes.load(Ordering::Relaxed);
-            record.found(&meter.findings.lock());
-            record.scrubbed += meter.scrubbed.load(Ordering::Relaxed);
-        }
-        if let Searching::Stream(search) = &self.searching {
-            record.scrubbed += search.scrubbed();
-        }
     }
 }

@@ -7,8 +7,8 @@ use tombolo_substitute::{ScrubMode, Scrubber};
 
 use crate::{rules::Rules, sandbox::Sandbox};
 
-/// Changes of secrets that one response may see. Each adds a search.
-const STAGES_MAX: usize = 8;
+/// Changes of secrets that one response, or one `WebSocket`, may see. Each adds a search.
+pub(super) const STAGES_MAX: usize = 8;
 
 /// A body is searched no further, so nothing more of it may be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
         protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
-use tombolo_substitute::{RequestSubstitution, ScrubMode};
+use tombolo_substitute::{RequestSubstitution, ScrubMode, Slot};
 
 use super::{
     Exchange, HttpFlow, Stop,
@@ -32,6 +32,7 @@ use super::{
     open::Terms,
     request_body::Meter,
     response::{self, Reply},
+    search::STAGES_MAX,
 };
 use crate::{
     audit::Draft,
@@ -62,6 +63,9 @@ impl Exchange {
         parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         let mut substitution = self.substitution();
         self.write_head(&mut parts, &decided.path, substitution.as_mut())?;
+        if let Some(substitution) = &substitution {
+            terms.expect(substitution.usable(Slot::WebSocket));
+        }
         self.commit_values(substitution.as_mut(), terms).await?;
         upgrade_headers(&mut parts.headers);
         parts.extensions.clear();
@@ -91,7 +95,7 @@ impl Exchange {
         let (draft, receive_draft) = oneshot::channel();
         let tunnel = Tunnel {
             flow: Arc::clone(&self.flow),
-            rules: Arc::clone(&self.rules),
+            searched: Mutex::new(vec![Arc::clone(&self.rules)]),
             substitution: Mutex::new(substitution),
             terms: Arc::clone(terms),
             _lease: sent.lease,
@@ -147,7 +151,9 @@ fn check_handshake<B>(response: &Response<B>, key: &HeaderValue) -> Result<(), S
 /// Two joined ends.
 struct Tunnel {
     flow: Arc<HttpFlow>,
-    rules: Arc<Rules>,
+    /// What messages are searched by: the rules of the beginning, and those since then that
+    /// have other secrets.
+    searched: Mutex<Vec<Arc<Rules>>>,
     substitution: Mutex<Option<RequestSubstitution>>,
     terms: Arc<Terms>,
     _lease: Lease,
@@ -171,6 +177,8 @@ enum TunnelError {
     Host(#[source] tungstenite::Error),
     #[error("a message cannot be searched")]
     TooLarge,
+    #[error("secrets changed too often while messages flowed")]
+    SecretsChanged,
 }
 
 impl TunnelError {
@@ -182,6 +190,7 @@ impl TunnelError {
             Self::Guest(_) => "websocket_guest",
             Self::Host(_) => "websocket_host",
             Self::TooLarge => "message_too_large",
+            Self::SecretsChanged => "secrets_changed",
         }
     }
 }
@@ -198,8 +207,6 @@ impl Tunnel {
         let ended = tokio::select! {
             ended = self.join(guest, host, &sums) => ended,
             () = sandbox.until_revoked(&self.flow.flow.place) => Some("policy_changed"),
-            () = sandbox.until_secrets_change(self.rules.secret_generation),
-                if self.substitution.lock().is_some() => Some("secrets_changed"),
             code = watch.ended() => Some(code),
             () = sandbox.closed.cancelled() => Some("sandbox_ended"),
         };
@@ -281,18 +288,18 @@ impl Tunnel {
         while let Some(message) = messages.next().await {
             let message = match message.map_err(TunnelError::Host)? {
                 Message::Text(text) => {
-                    match self.scrub(ScrubMode::Placeholder, text.as_bytes(), sums) {
+                    match self.scrub(ScrubMode::Placeholder, text.as_bytes(), sums)? {
                         Some(clean) => Message::text(String::from_utf8_lossy(&clean).into_owned()),
                         None => Message::Text(text),
                     }
                 }
-                Message::Binary(bytes) => match self.scrub(ScrubMode::Mask, &bytes, sums) {
+                Message::Binary(bytes) => match self.scrub(ScrubMode::Mask, &bytes, sums)? {
                     Some(clean) => Message::binary(clean),
                     None => Message::Binary(bytes),
                 },
                 // Its reason has at most 123 bytes: as many asterisks fit for certain.
                 Message::Close(Some(frame)) => Message::Close(Some(CloseFrame {
-                    reason: match self.scrub(ScrubMode::Mask, frame.reason.as_bytes(), sums) {
+                    reason: match self.scrub(ScrubMode::Mask, frame.reason.as_bytes(), sums)? {
                         Some(clean) => String::from_utf8_lossy(&clean).into_owned().into(),
                         None => frame.reason,
                     },
@@ -323,18 +330,37 @@ impl Tunnel {
         }
     }
 
-    fn scrub(&self, mode: ScrubMode, bytes: &[u8], sums: &Mutex<Sums>) -> Option<Vec<u8>> {
+    /// The message without values; none where it has none.
+    fn scrub(
+        &self,
+        mode: ScrubMode,
+        bytes: &[u8],
+        sums: &Mutex<Sums>,
+    ) -> Result<Option<Vec<u8>>, TunnelError> {
         let sandbox = &self.flow.flow.sandbox;
-        let clean = sandbox.scrub(&self.rules, mode, bytes)?;
-        sums.lock().scrubbed += 1;
-        Some(clean)
+        let now = sandbox.rules();
+        let mut searched = self.searched.lock();
+        let is_now = |rules: &Arc<Rules>| Arc::ptr_eq(&rules.secrets, &now.secrets);
+        if !searched.last().is_some_and(is_now) {
+            if searched.len() >= STAGES_MAX {
+                return Err(TunnelError::SecretsChanged);
+            }
+            searched.push(now);
+        }
+        let mut clean = None;
+        for rules in searched.iter() {
+            let text = clean.as_deref().unwrap_or(bytes);
+            clean = sandbox.scrub(rules, mode, text).or(clean);
+        }
+        sums.lock().scrubbed += u64::from(clean.is_some());
+        Ok(clean)
     }
 }
 
 fn close_frame(error: &TunnelError) -> CloseFrame {
     let code = match error {
         TunnelError::Guest(_) => CloseCode::Protocol,
-        TunnelError::Host(_) => CloseCode::Away,
+        TunnelError::Host(_) | TunnelError::SecretsChanged => CloseCode::Away,
         TunnelError::TooLarge => CloseCode::Size,
     };
     CloseFrame {

@@ -8,8 +8,14 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, sync::mpsc, task::unconstrained, time::timeout};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::{
+    io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, task::unconstrained, time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
 
 use super::rig::{CANARY, PATIENCE, Rig, held, policy, secret, status};
 use crate::{
@@ -237,9 +243,7 @@ async fn net_15_a_websocket_ends_when_it_is_no_longer_allowed() {
     ] {
         let rig = Rig::usual().await;
         let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
-        let (mut socket, _) = tokio_tungstenite::client_async("wss://good.test/socket", stream)
-            .await
-            .unwrap();
+        let (mut socket, _) = client_async(socket_request(&rig), stream).await.unwrap();
         socket.send(Message::text("hello")).await.unwrap();
         let reply = timeout(PATIENCE, socket.next()).await.unwrap();
         assert!(reply.unwrap().unwrap().is_text());
@@ -250,6 +254,141 @@ async fn net_15_a_websocket_ends_when_it_is_no_longer_allowed() {
         timeout(GRACE, ended).await.expect("the WebSocket goes on");
         let records = rig.finish(1).await;
         assert_eq!(records[0]["err"], expected);
+    }
+}
+
+fn socket_request(rig: &Rig) -> Request<()> {
+    let mut request = "wss://good.test/socket".into_client_request().unwrap();
+    let placeholder = rig.placeholder.parse().unwrap();
+    request.headers_mut().insert("x-key", placeholder);
+    request
+}
+
+/// What is under way when secrets change.
+enum Open {
+    Response(Response<Incoming>),
+    Upload(mpsc::Sender<Bytes>, Response<Incoming>),
+    Socket(Box<WebSocketStream<TlsStream<TcpStream>>>),
+}
+
+impl Open {
+    /// An exchange with a placeholder of `KEY`, or one that may come yet.
+    async fn begin(rig: &Rig, what: &str) -> Self {
+        match what {
+            "response" => {
+                let mut sender = rig.connect_http2("good.test").await;
+                let response = events(rig, &mut sender, true).await;
+                // The connection lasts as long as its streams.
+                Self::Response(response)
+            }
+            "upload" => {
+                let mut sender = rig.connect_http2::<Body>("good.test").await;
+                let (send, receive) = mpsc::channel::<Bytes>(1);
+                let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
+                    .map(|data| Ok(hyper::body::Frame::data(data)));
+                let request = Request::post("https://good.test/grpc")
+                    .header("content-type", "application/json")
+                    .body(StreamBody::new(frames).boxed_unsync());
+                let response = timeout(PATIENCE, sender.send_request(request.unwrap()));
+                Self::Upload(send, response.await.unwrap().unwrap())
+            }
+            _ => {
+                let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+                let (socket, _) = client_async(socket_request(rig), stream).await.unwrap();
+                Self::Socket(Box::new(socket))
+            }
+        }
+    }
+
+    /// Waits for its end.
+    async fn ended(self) {
+        match self {
+            Self::Response(mut response) => while let Some(Ok(_)) = response.frame().await {},
+            Self::Upload(_send, mut response) => while let Some(Ok(_)) = response.frame().await {},
+            Self::Socket(mut socket) => while let Some(Ok(_)) = socket.next().await {},
+        }
+    }
+
+    /// Whether it goes on, as far as can be told now.
+    async fn goes_on(&mut self) -> bool {
+        match self {
+            Self::Response(response) => response.frame().now_or_never().is_none(),
+            Self::Upload(send, response) => {
+                send.send("\"text\"".into()).await.unwrap();
+                timeout(PATIENCE, response.frame())
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .is_ok()
+            }
+            Self::Socket(socket) => {
+                socket.send(Message::text("hello")).await.unwrap();
+                timeout(PATIENCE, socket.next())
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .is_ok()
+            }
+        }
+    }
+}
+
+/// SUB-23: what is open ends when a secret of its own changes, and not with another one of the
+/// same host.
+#[tokio::test]
+async fn sub_23_an_exchange_ends_for_its_own_secret_alone() {
+    let both = |key: &str, other, state| {
+        vec![
+            secret("KEY", 0xa7, key, SecretState::Active),
+            secret("OTHER", 0x11, other, state),
+        ]
+    };
+    let (old, new) = ("another-value-of-a-secret", "a-newer-value-of-a-secret");
+    let changes = [
+        (
+            "OTHER rotated",
+            both(CANARY, new, SecretState::Active),
+            false,
+        ),
+        (
+            "OTHER revoked",
+            both(CANARY, old, SecretState::Revoked),
+            false,
+        ),
+        (
+            "KEY rotated",
+            both("the-new-value-of-the-key", old, SecretState::Active),
+            true,
+        ),
+    ];
+    for what in ["response", "upload", "socket"] {
+        for (change, after, ends) in &changes {
+            let rig = Rig::new(policy(|document| {
+                document["secrets"] = json!({
+                    "KEY": {"hosts": ["good.test"], "in": ["header", "json"]},
+                    "OTHER": {"hosts": ["good.test"]},
+                });
+            }))
+            .await;
+            rig.replace_all(&rig.document, &both(CANARY, old, SecretState::Active), 2);
+            let mut open = Open::begin(&rig, what).await;
+            rig.replace_all(&rig.document, after, 3);
+            if *ends {
+                let ended = timeout(GRACE, open.ended()).await;
+                assert!(ended.is_ok(), "{what}: {change}");
+            } else {
+                // The proxy has seen the change when it has answered another request.
+                let answer = rig
+                    .talk_tls("GET / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n")
+                    .await;
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{what}: {answer}");
+                assert!(open.goes_on().await, "{what}: {change}");
+                drop(open);
+            }
+            let records = rig.finish(1 + usize::from(!ends)).await;
+            let is_ended = |record: &Value| record["err"] == "secrets_changed";
+            assert_eq!(records.iter().any(is_ended), *ends, "{what}: {change}");
+        }
     }
 }
 

@@ -13,10 +13,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::rig::{PATIENCE, Rig, policy, status};
+use super::{
+    origin::encode,
+    rig::{PATIENCE, Rig, policy, status},
+};
 use crate::{
     registry::{Arrivals, accept},
-    sandbox::{BUFFERS_KIB, CONNECTIONS_MAX, REQUESTS_MAX, WEBSOCKETS_MAX},
+    sandbox::{BUFFERS_KIB, CONNECTIONS_MAX, DECODERS_KIB, REQUESTS_MAX, WEBSOCKETS_MAX},
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n";
@@ -134,6 +137,57 @@ async fn net_18_bodies_have_room_together() {
         rig.finish(2).await;
         let again = timeout(PATIENCE, sandbox.reserve_buffer(all)).await;
         assert!(again.unwrap().is_some(), "{id}: room was not given back");
+    }
+}
+
+/// NET-18: decoders have room together, and wait for it for a while.
+#[tokio::test]
+async fn net_18_decoders_have_room_together() {
+    for coding in ["gzip", "br", "zstd"] {
+        let rig = Rig::usual().await;
+        let request = GET.replace("GET /", &format!("GET /coded/{coding}"));
+        let held = rig.sandbox.reserve_decoders(DECODERS_KIB).await.unwrap();
+        let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+        tokio::time::pause();
+        let answer = read_all(stream, request.as_bytes()).await;
+        tokio::time::resume();
+        assert_eq!(status(&answer), 503, "{coding}: {answer}");
+        assert!(answer.contains("too_many_compressed"), "{coding}: {answer}");
+        // What is not coded needs none.
+        let answer = rig.talk_tls(GET).await;
+        assert_eq!(status(&answer), 200, "{coding}: {answer}");
+        drop(held);
+        let answer = rig.talk_tls(&request).await;
+        assert_eq!(status(&answer), 200, "{coding}: {answer}");
+        let sandbox = Arc::clone(&rig.sandbox);
+        let records = rig.finish(3).await;
+        assert_eq!(records[0]["reason"], "too_many_compressed", "{coding}");
+        let again = timeout(PATIENCE, sandbox.reserve_decoders(DECODERS_KIB)).await;
+        assert!(
+            again.unwrap().is_some(),
+            "{coding}: room was not given back"
+        );
+    }
+}
+
+/// HTTP-24: a body that decodes to far more than it has is refused, read whole or not.
+#[tokio::test]
+async fn http_24_a_body_that_grows_too_much_is_refused() {
+    let body = encode("gzip", format!("\"{}\"", "a".repeat(6 << 20)).as_bytes());
+    let length = format!("Content-Length: {}\r\n\r\n", body.len());
+    let chunk = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len());
+    for (framing, end) in [(length, ""), (chunk, "\r\n0\r\n\r\n")] {
+        let secret = json!({"KEY": {"hosts": ["good.test"], "in": ["json"]}});
+        let rig = Rig::new(policy(|document| document["secrets"] = secret)).await;
+        let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n{framing}"
+        );
+        let request = [head.as_bytes(), &body, end.as_bytes()].concat();
+        let answer = rig.talk(stream, &request).await;
+        assert_eq!(status(&answer), 413, "{framing}: {answer}");
+        let records = rig.finish(1).await;
+        assert_eq!(records[0]["reason"], "body_too_dense", "{framing}");
     }
 }
 

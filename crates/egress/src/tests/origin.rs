@@ -349,7 +349,36 @@ fn echo(arrived: &Arrived) -> String {
     text
 }
 
+/// Answers to paths that say how they are to be answered.
+fn formed(form: &str, parameter: &str, arrived: &Arrived) -> Option<Response<Body>> {
+    let text = echo(arrived).into_bytes();
+    let response = text_response();
+    let (response, body) = match form {
+        "coded" => (
+            response.header(header::CONTENT_ENCODING, parameter),
+            coded(parameter, &text),
+        ),
+        // More than a hundred times as long as it comes.
+        "dense" => (
+            response.header(header::CONTENT_ENCODING, parameter),
+            encode(parameter, "a".repeat(8 << 20).as_bytes()),
+        ),
+        // A body where none can be.
+        "bodied" => (response.status(parameter), text),
+        "escaped" => (response, escaped(parameter).into_bytes()),
+        _ => return None,
+    };
+    let body = Full::new(Bytes::from(body)).boxed_unsync();
+    Some(response.body(body).unwrap())
+}
+
 fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {
+    let formed = path[1..]
+        .split_once('/')
+        .map(|(form, parameter)| formed(form, parameter, arrived));
+    if let Some(response) = formed.flatten() {
+        return response;
+    }
     let response = text_response();
     let whole = |text: Vec<u8>| Full::new(Bytes::from(text)).boxed_unsync();
     match path {
@@ -358,12 +387,6 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
             .header(header::LOCATION, format!("https://evil.test/?t={CANARY}"))
             .header("alt-svc", "h3=\":443\"")
             .body(whole(b"ok".to_vec())),
-        path if path.starts_with("/coded/") => {
-            let codings = path.trim_start_matches("/coded/");
-            response
-                .header(header::CONTENT_ENCODING, codings)
-                .body(whole(coded(codings, echo(arrived).as_bytes())))
-        }
         // They say another coding than they have.
         "/lying" => response
             .header(header::CONTENT_ENCODING, "gzip")
@@ -385,10 +408,6 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
         "/large" => Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .body(Full::new(large()).boxed_unsync()),
-        path if path.starts_with("/escaped/") => {
-            let form = path.trim_start_matches("/escaped/");
-            response.body(whole(escaped(form).into_bytes()))
-        }
         "/unknown-coding" => response
             .header(header::CONTENT_ENCODING, "x-own")
             .body(whole(echo(arrived).into_bytes())),

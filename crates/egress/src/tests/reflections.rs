@@ -1,10 +1,14 @@
 //! REF-*: ways in which a host could show the value to the guest.
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{
     origin::large,
-    rig::{CANARY, Rig, policy, status},
+    rig::{CANARY, PATIENCE, Rig, policy, status},
 };
 
 fn get(path: &str, headers: &str) -> String {
@@ -44,6 +48,52 @@ async fn ref_03_coded_responses_are_searched() {
             "{answer}"
         );
         rig.finish(1).await;
+    }
+}
+
+/// REF-16, HTTP-23: a host that sends a body where there can be none is not heard out, and
+/// the guest sees none.
+#[tokio::test]
+async fn ref_16_a_body_where_none_can_be_is_not_passed_on() {
+    for (method, path) in [
+        ("GET", "/bodied/204"),
+        ("GET", "/bodied/304"),
+        ("HEAD", "/bodied/200"),
+        ("GET", "/bodied/200"),
+    ] {
+        let rig = Rig::usual().await;
+        let mut sender = rig.connect_http2::<Empty<Bytes>>("good.test").await;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://good.test{path}"))
+            .header("x-key", &rig.placeholder)
+            .body(Empty::new())
+            .unwrap();
+        let response = timeout(PATIENCE, sender.send_request(request)).await;
+        let response = response.unwrap().unwrap();
+        assert_eq!(
+            response.status().as_str(),
+            path.trim_start_matches("/bodied/")
+        );
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let has_one = method == "GET" && path.ends_with("200");
+        assert_eq!(!body.is_empty(), has_one, "{method} {path}");
+        rig.seen.lock().extend_from_slice(&body);
+        drop(sender);
+        let records = rig.finish(1).await;
+        assert_eq!(records[0]["err"], json!(null), "{method} {path}");
+    }
+}
+
+/// HTTP-24: a response that decodes to far more than it has ends.
+#[tokio::test]
+async fn http_24_a_response_that_grows_too_much_is_cut_off() {
+    for coding in ["gzip", "br", "zstd"] {
+        let rig = Rig::usual().await;
+        let answer = rig.talk_tls(&get(&format!("/dense/{coding}"), "")).await;
+        assert!(!answer.ends_with("\r\n0\r\n\r\n"), "{coding}");
+        let records = rig.finish(1).await;
+        assert_eq!(records[0]["err"], "upstream_body_too_dense", "{coding}");
     }
 }
 
@@ -109,7 +159,7 @@ async fn ref_08_messages_of_a_host() {
     assert!(!response.headers().contains_key("sec-websocket-extensions"));
     for ask in ["binary", "pieces", "close"] {
         socket.send(Message::text(ask)).await.unwrap();
-        let reply = timeout(super::rig::PATIENCE, socket.next())
+        let reply = timeout(PATIENCE, socket.next())
             .await
             .unwrap()
             .unwrap()
