@@ -116,6 +116,8 @@ def http_07(guest):
         read = guest.talk("good.test", f"POST /outer HTTP/1.1\r\nHost: good.test\r\n{lengths}{END}{body}".encode())
         guest.check(read.count(b"HTTP/1.1 ") == 1, f"{read.count(b'HTTP/1.1 ')} answers")
         guest.check(b"smuggled" not in read, "the hidden request was answered")
+        code = guest.parse(read)[0]
+        guest.check(code == 400 and b"two_lengths" in read, f"{code}")
 
 
 def http_09(guest):

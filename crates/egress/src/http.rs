@@ -11,6 +11,7 @@ mod answer;
 mod coding;
 mod decide;
 mod forward;
+mod framing;
 mod guard;
 mod open;
 mod request_body;
@@ -18,7 +19,14 @@ mod response;
 mod search;
 mod websocket;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -31,6 +39,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::InspectReader;
 use tombolo_policy::Target;
 
 pub(crate) use answer::Stop;
@@ -145,7 +154,21 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let handler = Arc::clone(&flow);
-    let service = service_fn(move |request| handle(Arc::clone(&handler), request));
+    // The number of the request that has two lengths, and of the next.
+    let two_lengths = Arc::new(AtomicU64::new(u64::MAX));
+    let serial = AtomicU64::new(0);
+    let (found, mut framing) = (Arc::clone(&two_lengths), framing::Framing::new());
+    let stream = InspectReader::new(stream, move |bytes: &[u8]| {
+        if let Some(serial) = framing.read(bytes) {
+            found.store(serial, Ordering::Relaxed);
+        }
+    });
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if serial.fetch_add(1, Ordering::Relaxed) == two_lengths.load(Ordering::Relaxed) {
+            request.extensions_mut().insert(guard::TwoLengths);
+        }
+        handle(Arc::clone(&handler), request)
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     flow.ended(connection.with_upgrades().await).await;
 }

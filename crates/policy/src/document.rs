@@ -51,8 +51,20 @@ pub struct SecretDocument {
     /// What becomes of a request that carries the placeholder where it may not be used.
     #[serde(default)]
     pub on_ineligible: OnIneligible,
+    /// Let the guest ask these hosts for parts of a response. Parts can be chosen so that the
+    /// value is cut, which no search finds: for hosts that never show it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_range: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placeholder: Option<PlaceholderDocument>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the library gives a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A part of a request that a secret can be put in.

@@ -64,6 +64,8 @@ pub struct SecretBinding {
     pub slots: Vec<Slot>,
     pub require: bool,
     pub on_ineligible: OnIneligible,
+    /// Whether its hosts may be asked for parts of a response.
+    pub allow_range: bool,
     pub placeholder: PlaceholderDocument,
 }
 

@@ -177,7 +177,7 @@ impl Exchange {
     }
 
     /// Asks for a response that can be searched: in a coding that can be undone, and, from
-    /// hosts that know a secret, whole (REF-03, REF-09).
+    /// hosts that know a secret, whole unless the secret allows parts (REF-03, REF-09).
     fn restrict_response(&self, headers: &mut HeaderMap) {
         let lines = headers.get_all(header::ACCEPT_ENCODING).iter();
         let texts: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
@@ -185,13 +185,17 @@ impl Exchange {
         if let Ok(value) = HeaderValue::try_from(accepted) {
             headers.insert(header::ACCEPT_ENCODING, value);
         }
-        if self.is_bound() {
+        if self.forbids_range() {
             headers.remove(header::RANGE);
             headers.remove(header::IF_RANGE);
+        } else if headers.contains_key(header::RANGE) {
+            // A part of something coded cannot be decoded.
+            let identity = HeaderValue::from_static("identity");
+            headers.insert(header::ACCEPT_ENCODING, identity);
         }
     }
 
-    fn is_bound(&self) -> bool {
+    fn forbids_range(&self) -> bool {
         let place = &self.flow.flow.place;
         let name: Option<&HostName> = match &place.peer {
             Peer::Name(name) => Some(name),
@@ -201,8 +205,7 @@ impl Exchange {
             self.rules
                 .policy
                 .secrets_for(name, place.port)
-                .next()
-                .is_some()
+                .any(|secret| !secret.allow_range)
         })
     }
 

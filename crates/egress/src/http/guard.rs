@@ -27,6 +27,10 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
+/// Marks a request that came with both `Content-Length` and `Transfer-Encoding`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TwoLengths;
+
 /// What kind of request passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -46,7 +50,7 @@ pub(super) fn check(parts: &mut Parts, flow: &HttpFlow) -> Result<Kind, Stop> {
     }
     check_target(&parts.uri, &parts.method)?;
     check_authority(parts, flow)?;
-    check_framing(&parts.headers)?;
+    check_framing(parts)?;
     check_expect(&mut parts.headers)?;
     let kind = if is_websocket(parts, flow)? {
         Kind::WebSocket
@@ -171,9 +175,10 @@ fn means(place: &Place, scheme: Scheme, text: &str) -> bool {
     port == Some(place.port) && place.peer.is_named(authority.host())
 }
 
-/// `chunked` and nothing else (HTTP-09). hyper reads `gzip, chunked` as chunked.
-fn check_framing(headers: &HeaderMap) -> Result<(), Stop> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+/// One length (HTTP-07): `chunked` and nothing else (HTTP-09), or that of `Content-Length`.
+/// hyper reads `gzip, chunked` as chunked.
+fn check_framing(parts: &mut Parts) -> Result<(), Stop> {
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => {}
         (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
@@ -184,9 +189,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Stop> {
             ));
         }
     }
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH)
-    {
+    if parts.extensions.remove::<TwoLengths>().is_some() {
         return Err(bad(
             "two_lengths",
             "Content-Length and Transfer-Encoding exclude each other.",

@@ -98,6 +98,15 @@ pub(super) async fn take(
             return Err(refusal.into());
         }
     };
+    // What is said of a part's place stays true only where its length does.
+    let plan = match plan {
+        ResponsePlan::Buffer { codings, .. } | ResponsePlan::Stream { codings }
+            if parts.status == StatusCode::PARTIAL_CONTENT =>
+        {
+            ResponsePlan::Mask { codings }
+        }
+        plan => plan,
+    };
     let scrub = Scrub { sandbox, rules };
     scrub.apply(&mut parts.headers, &mut to_guest, plan).await?;
     Ok(Reply::new(parts, to_guest))

@@ -240,27 +240,31 @@ async fn http_requests_that_two_may_read_differently() {
     }
 }
 
-/// HTTP-07: of two lengths the one of the chunks is left, nothing is smuggled, and the connection ends.
+/// HTTP-07: a request with two lengths is refused, the first of its connection or a later one,
+/// and nothing after it is read.
 #[tokio::test]
-async fn http_07_of_two_lengths_one_is_left_and_nothing_is_smuggled() {
+async fn http_07_a_request_with_two_lengths_is_refused() {
     let (length, chunked) = ("Content-Length: 40\r\n", "Transfer-Encoding: chunked\r\n");
+    let before = "POST /before HTTP/1.1\r\nHost: good.test\r\nContent-Length: 2\r\n\r\nab";
     for (first, second) in [(length, chunked), (chunked, length)] {
-        let rig = Rig::usual().await;
-        // It does not ask for the connection to be closed.
-        let request = format!(
-            "POST /a HTTP/1.1\r\nHost: good.test\r\n{first}{second}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n"
-        );
-        let answer = rig.talk_tls(&request).await;
-        assert_eq!(status(&answer), 200, "{answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-        let arrived = rig.origin.arrived.lock().clone();
-        assert_eq!(arrived.len(), 1, "{arrived:?}");
-        for request in arrived {
-            assert_eq!(request.line, "POST /a");
-            assert!(!request.headers.contains_key("content-length"));
-            assert!(request.body.is_empty());
+        for (before, count) in [("", 0), (before, 1)] {
+            let rig = Rig::usual().await;
+            // It does not ask for the connection to be closed.
+            let request = format!(
+                "{before}POST /a HTTP/1.1\r\nHost: good.test\r\n{first}{second}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n"
+            );
+            let answer = rig.talk_tls(&request).await;
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), count + 1, "{answer}");
+            assert!(answer.contains("HTTP/1.1 400 "), "{answer}");
+            assert!(answer.contains("two_lengths"), "{answer}");
+            assert_eq!(rig.origin.lines(), vec!["POST /before"; count]);
+            let records = rig.finish(count + 1).await;
+            assert!(
+                records
+                    .iter()
+                    .any(|record| record["reason"] == "two_lengths")
+            );
         }
-        rig.finish(1).await;
     }
 }
 
@@ -389,6 +393,26 @@ async fn ref_09_no_part_of_a_response_is_asked_for_where_a_secret_is_known() {
     assert!(!arrived.headers.contains_key("range"));
     assert_eq!(arrived.headers["accept-encoding"], "gzip;q=0.5");
     rig.finish(1).await;
+}
+
+/// REF-09: parts are asked for where every secret of the host allows it, and then uncoded; a
+/// value that is whole in a part is found there, and its part keeps its length.
+#[tokio::test]
+async fn ref_09_parts_are_asked_for_where_every_secret_allows_them() {
+    let both = |key, other| json!({"KEY": {"hosts": ["good.test"], "allow_range": key}, "OTHER": {"hosts": ["*.wild.test", "good.test"], "allow_range": other}});
+    for (secrets, is_allowed) in [(both(true, true), true), (both(true, false), false)] {
+        let rig = Rig::new(policy(|document| document["secrets"] = secrets)).await;
+        let answer = rig.talk_tls("GET /part HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nRange: bytes=0-99\r\nIf-Range: \"e1\"\r\nAccept-Encoding: gzip\r\n\r\n").await;
+        assert_eq!(status(&answer), 206, "{answer}");
+        let masked = format!("[{}]", "*".repeat(CANARY.len()));
+        assert!(answer.ends_with(&masked), "{answer}");
+        let arrived = rig.origin.last().headers;
+        assert_eq!(arrived.contains_key("range"), is_allowed);
+        assert_eq!(arrived.contains_key("if-range"), is_allowed);
+        let coding = if is_allowed { "identity" } else { "gzip" };
+        assert_eq!(arrived["accept-encoding"], coding);
+        rig.finish(1).await;
+    }
 }
 
 /// SUB-23: a revoked secret is refused at once.

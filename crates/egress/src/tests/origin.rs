@@ -401,6 +401,10 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
         "/kept" => response
             .header(header::ETAG, "\"e1\"")
             .body(whole(format!("[{CANARY}]").into_bytes())),
+        "/part" => response
+            .status(206)
+            .header(header::CONTENT_RANGE, "bytes 0-99/200")
+            .body(whole(format!("[{CANARY}]").into_bytes())),
         "/unchanged" => response
             .status(304)
             .header(header::ETAG, "\"e1\"")

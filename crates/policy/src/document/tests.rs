@@ -27,7 +27,7 @@ fn full() -> Value {
         "version": 1, "generation": 7, "allow_net": ["*.a.test"],
         "secrets": {"K": {
             "hosts": ["api.a.test"], "in": ["header", "json", "websocket"], "require": true,
-            "on_ineligible": "deny", "placeholder": {"shape": "sk-{}", "same_length": true}
+            "on_ineligible": "deny", "allow_range": true, "placeholder": {"shape": "sk-{}", "same_length": true}
         }},
         "net": {
             "intercept": "all", "passthrough": ["pinned.a.test"], "mode": "audit", "path": "strict",

@@ -231,6 +231,7 @@ fn secret(name: &str, document: &SecretDocument, problems: &mut Problems) -> Sec
         slots,
         require: document.require,
         on_ineligible: document.on_ineligible,
+        allow_range: document.allow_range,
         placeholder,
     }
 }

@@ -329,6 +329,7 @@ fn asked(
         slots: None,
         require: false,
         on_ineligible: OnIneligible::default(),
+        allow_range: false,
         placeholder: None,
     });
     secret.hosts = given.hosts.unwrap_or(secret.hosts);

@@ -148,6 +148,7 @@ fn merge_hosts(
             slots: None,
             require: false,
             on_ineligible: OnIneligible::default(),
+            allow_range: false,
             placeholder: None,
         };
         document.secrets.insert(name.to_owned(), secret);
