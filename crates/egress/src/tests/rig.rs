@@ -247,6 +247,12 @@ impl Rig {
         self.talk(stream, request.as_bytes()).await
     }
 
+    /// All records from now on, for whoever wants them all.
+    pub(super) fn take_records(&mut self) -> mpsc::Receiver<Arc<Line>> {
+        let (_, none) = mpsc::channel(1);
+        std::mem::replace(&mut self.lines, none)
+    }
+
     /// Ends the sandbox and checks what must always hold. Answers the records.
     pub(super) async fn finish(mut self, attempts: usize) -> Vec<Value> {
         timeout(PATIENCE, self.sandbox.close()).await.unwrap();
