@@ -7,11 +7,13 @@
 mod agent;
 mod boot;
 mod channel;
+mod connect;
 mod environment;
 mod fault;
 mod files;
 mod glob;
 mod jspath;
+mod listeners;
 mod log;
 mod network;
 mod pattern;
@@ -42,6 +44,7 @@ use tombolo_sys::guest::wakeup;
 use agent::Agent;
 use boot::{BootError, OPEN_FILES_MAX};
 use channel::Port;
+use connect::Connections;
 use environment::Environment;
 use files::{Files, Handles};
 use log::log;
@@ -152,6 +155,7 @@ fn run() -> Result<(), RunError> {
         files: Files::new(options.home.into()),
         handles: Handles::default(),
         turns: Turns::default(),
+        connections: Connections::default(),
         personalized: AtomicBool::new(false),
         owns_system: in_guest,
         java_store: in_guest.then(trust::prepare_java).flatten(),

@@ -11,6 +11,7 @@ use tombolo_guest_proto::v1::agent_server::Agent as Contract;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::agent::Agent;
+use crate::connect::{self, Target};
 use crate::fault::CallError;
 use crate::files;
 use crate::glob::expand_glob;
@@ -69,6 +70,7 @@ impl Contract for AgentService {
     type ReadDirStream = Answers<v1::DirEntryBatch>;
     type WalkStream = Answers<v1::WalkEntryBatch>;
     type ExpandGlobStream = Answers<v1::WalkEntryBatch>;
+    type DialStream = Answers<v1::DataChunk>;
 
     async fn hello(&self, _: Request<v1::HelloRequest>) -> Answer<v1::HelloReply> {
         answer(v1::HelloReply {
@@ -374,5 +376,13 @@ impl Contract for AgentService {
         let request = request.into_inner();
         self.agent.handles.close(request.handle)?;
         answer(EMPTY)
+    }
+
+    async fn dial(&self, request: Request<Streaming<v1::DialChunk>>) -> Answer<Self::DialStream> {
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.and_then(|chunk| chunk.part);
+        let target = Target::named(first)?;
+        let connection = self.agent.connections.open(target).await?;
+        answer(Box::pin(connect::join(connection, chunks)))
     }
 }

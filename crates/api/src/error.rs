@@ -70,6 +70,8 @@ error_codes! {
     TokenNotFound = 404 "TOKEN_NOT_FOUND",
     /// The sandbox has no such secret.
     SecretNotFound = 404 "SECRET_NOT_FOUND",
+    /// The sandbox has no such exposure.
+    ExposureNotFound = 404 "EXPOSURE_NOT_FOUND",
     /// The address exists and does not take this method.
     MethodNotAllowed = 405 "METHOD_NOT_ALLOWED",
     /// The sandbox is still being created.

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod error;
+pub mod exposures;
 pub mod native;
 pub mod query;
 pub mod rpc;

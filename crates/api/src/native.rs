@@ -21,6 +21,8 @@ pub const TOKENS_PATH: &str = "/api/tombolo/v1/tokens";
 pub const INFO_PATH: &str = "/api/tombolo/v1/info";
 /// Sandboxes with everything known about them.
 pub const SANDBOXES_PATH: &str = "/api/tombolo/v1/sandboxes";
+/// Sums of all that came in over HTTP, for Prometheus. Admin only.
+pub const INGRESS_METRICS_PATH: &str = "/api/tombolo/v1/ingress/metrics";
 /// Whether the server runs. The only address that needs no token.
 pub const HEALTH_PATH: &str = "/healthz";
 
@@ -262,6 +264,15 @@ pub struct UsageInfo {
     pub memory_private_bytes: u64,
     /// Disk it has taken of its own.
     pub disk_allocated_bytes: u64,
+    /// Requests that came in through its exposures.
+    #[serde(default)]
+    pub ingress_requests: u64,
+    /// Bytes of bodies and upgraded connections that came in with them.
+    #[serde(default)]
+    pub ingress_request_bytes: u64,
+    /// The same that went out as answers.
+    #[serde(default)]
+    pub ingress_response_bytes: u64,
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 mod env;
 mod envelope;
 mod error;
+mod expose;
 mod files;
 mod handles;
 mod listing;
@@ -28,6 +29,7 @@ mod values;
 pub use env::{EnvKeyParams, EnvSetParams};
 pub use envelope::{JsonRpc, Notification, Outcome, ProtocolError, Request, ServerMessage, code};
 pub use error::ErrorObject;
+pub use expose::ExposeHttpParams;
 pub use files::{
     ChmodParams, ChownParams, CopyFileParams, FileInfo, LinkParams, MakeTempOptions,
     MakeTempParams, MkdirOptions, MkdirParams, PathParams, ReadParams, RemoveOptions, RemoveParams,

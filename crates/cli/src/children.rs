@@ -13,7 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde::de::DeserializeOwned;
 use tombolo_diag::ExitCode;
 
-pub(crate) use launch::{EgressLaunch, NodeLaunch, ServerLaunch};
+pub(crate) use launch::{EgressLaunch, NodeLaunch, Ready, ServerLaunch};
 
 use crate::failure::{Failure, Outcome};
 use crate::privileges;

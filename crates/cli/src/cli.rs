@@ -6,6 +6,7 @@
 )]
 
 mod egress;
+mod ingress;
 mod network;
 mod run;
 mod sandbox;
@@ -20,10 +21,12 @@ pub(crate) use egress::{
     EgressCommand, ExplainArgs, ListSecretsArgs, NewPolicy, PolicyCommand, PutSecretArgs,
     RevokeSecretArgs, SecretCommand, SetPolicyArgs, TailArgs, TopArgs,
 };
+pub(crate) use ingress::{IngressCommand, RootArgs};
 pub(crate) use network::NetworkArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::{
-    CopyArgs, CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs,
+    CopyArgs, CreateArgs, ExecArgs, ExposeArgs, ExposuresArgs, ExtendArgs, KillArgs, ListArgs,
+    SandboxCommand, ShellArgs, UnexposeArgs,
 };
 pub(crate) use server::{SettingArgs, UpArgs};
 pub(crate) use token::{CreateTokenArgs, TokenCommand};
@@ -102,6 +105,8 @@ pub(crate) enum Command {
     Sandbox(SandboxCommand),
     #[command(subcommand)]
     Egress(EgressCommand),
+    #[command(subcommand)]
+    Ingress(IngressCommand),
     #[command(subcommand)]
     Token(TokenCommand),
     Bench(BenchArgs),

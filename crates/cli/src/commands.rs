@@ -6,6 +6,8 @@ mod copy;
 mod docs;
 mod doctor;
 mod egress;
+mod expose;
+mod ingress;
 mod run;
 mod sandbox;
 mod setup;
@@ -13,7 +15,7 @@ mod token;
 
 use std::future::Future;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, IngressCommand};
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::failure::Outcome;
@@ -32,6 +34,7 @@ pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
         Command::Setup(args) => setup::setup(&context, &args).map(|()| OK),
         Command::Sandbox(command) => block_on(sandbox::sandbox(&context, command)),
         Command::Egress(command) => block_on(egress::egress(&context, command)),
+        Command::Ingress(IngressCommand::Root(args)) => ingress::root(&context, &args).map(|()| OK),
         Command::Token(command) => block_on(token::token(&context, command)).map(|()| OK),
         Command::Bench(args) => bench::bench(&context, &args).map(|()| OK),
         Command::Completions(args) => completions::completions(&args).map(|()| OK),

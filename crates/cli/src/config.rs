@@ -37,6 +37,17 @@ pub(crate) struct Settings {
     pub(crate) session_grace: Duration,
     pub(crate) run_as: RunAs,
     pub(crate) egress: EgressSettings,
+    pub(crate) ingress: IngressSettings,
+}
+
+/// The settings of the ingress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IngressSettings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) base: String,
+    /// Both or neither: the operator's own.
+    pub(crate) certificate_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// The settings of the egress proxy.
@@ -97,6 +108,8 @@ pub(crate) enum ConfigError {
     },
     #[error("{one} and {other} are both the user {uid}", one = keys::RUN_AS.name, other = keys::EGRESS_RUN_AS.name)]
     SameUser { uid: u32 },
+    #[error("one of {certificate} and {key} is set without the other", certificate = keys::INGRESS_CERTIFICATE_FILE.name, key = keys::INGRESS_KEY_FILE.name)]
+    HalfIdentity,
     #[error("{low} = {low_value} is more than {high} = {high_value}")]
     Order {
         low: &'static str,
@@ -131,6 +144,7 @@ impl ConfigError {
                 Some(key) => format!("{} takes {}", key.name, key.kind),
                 None => "see docs/reference/configuration.md".to_owned(),
             },
+            Self::HalfIdentity => "set both, or neither for Tombolo's own authority".to_owned(),
             Self::Order { low, high, .. } => format!("raise {high} or lower {low}"),
             Self::SameUser { .. } => {
                 "choose two users: the egress proxy holds secrets that the server must not read"
@@ -179,9 +193,16 @@ impl Settings {
             session_grace: value(&keys::SESSION_GRACE)?.duration(),
             run_as: value(&keys::RUN_AS)?.run_as(),
             egress: EgressSettings::resolve(value)?,
+            ingress: IngressSettings {
+                listen: value(&keys::INGRESS_LISTEN)?.address(),
+                base: value(&keys::INGRESS_BASE)?.domain(),
+                certificate_file: value(&keys::INGRESS_CERTIFICATE_FILE)?.file(),
+                key_file: value(&keys::INGRESS_KEY_FILE)?.file(),
+            },
         };
         settings.check_order()?;
         settings.check_users()?;
+        settings.ingress.check()?;
         Ok(settings)
     }
 
@@ -234,6 +255,16 @@ impl Settings {
     }
 }
 
+impl IngressSettings {
+    /// A certificate is of use with its key only.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.certificate_file.is_some() == self.key_file.is_some() {
+            return Ok(());
+        }
+        Err(ConfigError::HalfIdentity)
+    }
+}
+
 impl EgressSettings {
     fn resolve(
         value: impl Fn(&'static Key) -> Result<Value, ConfigError>,
@@ -261,7 +292,7 @@ fn field_of(key: &str) -> &str {
     }
 }
 
-/// The settings by name, those of the egress proxy as the file has them.
+/// The settings by name, those of the egress proxy and the ingress as the file has them.
 fn flat(settings: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
     let serde_json::Value::Object(settings) = settings else {
         return BTreeMap::new();
@@ -269,7 +300,7 @@ fn flat(settings: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
     let mut flat = BTreeMap::new();
     for (name, value) in settings {
         match value {
-            serde_json::Value::Object(parts) if name == "egress" => {
+            serde_json::Value::Object(parts) if name == "egress" || name == "ingress" => {
                 flat.extend(
                     parts
                         .into_iter()

@@ -12,6 +12,7 @@ mod config;
 mod context;
 mod environment;
 mod failure;
+mod ingress;
 mod local;
 mod network;
 mod output;

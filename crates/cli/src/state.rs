@@ -133,10 +133,24 @@ impl StateDir {
         self.egress_run_dir().join("slots.sock")
     }
 
+    /// What the ingress shows of itself for names below `base`: root's directory, in
+    /// which the server may read one file.
+    pub(crate) fn ingress_dir(&self, base: &str) -> PathBuf {
+        self.root.join("ingress").join(base)
+    }
+
     /// Makes the directories that `up` needs. The server and the egress proxy
     /// pass through here, read nothing, and own a directory each.
     pub(crate) fn prepare(&self, settings: &Settings) -> Result<(), StateError> {
-        for directory in [self.root.clone(), self.run_dir(), self.egress_run_dir()] {
+        let ingress = self.ingress_dir(&settings.ingress.base);
+        let ingress_parent = self.root.join("ingress");
+        for directory in [
+            self.root.clone(),
+            self.run_dir(),
+            self.egress_run_dir(),
+            ingress_parent,
+            ingress,
+        ] {
             fs::create_dir_all(&directory)?;
             fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755))?;
         }
@@ -248,7 +262,29 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), std::io::Erro
     write(path, text, 0o600)
 }
 
+/// Writes a file whole or not at all, readable by whoever passes.
+pub(crate) fn write_public(path: &Path, text: &str) -> Result<(), std::io::Error> {
+    write(path, text, 0o644)
+}
+
+/// Writes a file whole or not at all, readable by this user alone, in a directory
+/// that is not theirs.
+pub(crate) fn write_for(path: &Path, text: &str, owner: RunAs) -> Result<(), std::io::Error> {
+    write_then(path, text, 0o400, |temporary| {
+        fs::os::unix::fs::lchown(temporary, Some(owner.uid), Some(owner.gid))
+    })
+}
+
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), std::io::Error> {
+    write_then(path, text, mode, |_| Ok(()))
+}
+
+fn write_then(
+    path: &Path,
+    text: &str,
+    mode: u32,
+    before_it_appears: impl FnOnce(&Path) -> Result<(), std::io::Error>,
+) -> Result<(), std::io::Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = PathBuf::from(name);
@@ -260,6 +296,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), std::io::Error> {
         .open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    before_it_appears(&temporary)?;
     fs::rename(temporary, path)
 }
 

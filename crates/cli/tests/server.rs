@@ -64,6 +64,7 @@ impl World {
             admin_token: Some(TokenHash::of(ADMIN)),
             region: tombolo_ids::Region::DEFAULT,
             limits: Limits::STANDARD,
+            ingress: None,
         };
         let server = Server::start(config).await.unwrap();
         let state = TempDir::new().unwrap();

@@ -18,7 +18,7 @@ const SANDBOX_PREFIX: &str = "sbx_";
 /// The system has no randomness to give.
 #[derive(Debug, thiserror::Error)]
 #[error("the system's random source failed")]
-pub struct EntropyError(#[source] getrandom::Error);
+pub struct EntropyError(#[source] pub(crate) getrandom::Error);
 
 /// Text that is not an identifier of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,6 +2,7 @@
 //!
 //! Each is parsed once, at the edge, and can be trusted afterwards.
 
+mod exposure;
 mod identifier;
 mod label;
 mod moment;
@@ -9,6 +10,7 @@ mod region;
 mod size;
 mod slug;
 
+pub use exposure::{ExposureName, ParseExposureNameError};
 pub use identifier::{
     EntropyError, OrganisationId, ParseIdError, SandboxId, TokenId, TraceId, random_text,
 };

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::ServerConfig;
 use crate::database::Database;
 use crate::egress::EgressLink;
+use crate::exposures::Exposures;
 use crate::node::NodeLink;
 use crate::registry::Registry;
 use crate::rpc::{Budget, StreamIds};
@@ -20,6 +21,7 @@ pub(crate) struct App {
     /// Without it sandboxes have no network.
     pub(crate) egress: Option<EgressLink>,
     pub(crate) registry: Registry,
+    pub(crate) exposures: Arc<Exposures>,
     pub(crate) stream_ids: Arc<StreamIds>,
     /// What all connections may hold together.
     pub(crate) budget: Arc<Budget>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
+use tombolo_ingress::{Base as IngressBase, Limits as IngressLimits};
 use tombolo_lifecycle::{LifetimeLimits, OrganisationLimits, SandboxBounds};
 
 use crate::token::TokenHash;
@@ -29,6 +30,22 @@ pub struct ServerConfig {
     /// The region sandboxes are created in: part of their ids.
     pub region: Region,
     pub limits: Limits,
+    /// How ports of sandboxes are reached over HTTP. When absent they are not, and
+    /// whoever asks is refused.
+    pub ingress: Option<IngressOptions>,
+}
+
+/// How ports of sandboxes are reached over HTTP.
+#[derive(Clone, Debug)]
+pub struct IngressOptions {
+    /// Where the ingress listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The name below which exposures are.
+    pub base: IngressBase,
+    /// A file of a certificate chain and its key, as PEM; read again when it changes.
+    pub identity_file: PathBuf,
+    /// Its bounds.
+    pub limits: IngressLimits,
 }
 
 /// Bounds of what clients may ask for, and of how long the server waits.

@@ -3,6 +3,7 @@
 //! `SQLite` in one file, in write-ahead mode: a process that dies at any moment
 //! loses nothing that was answered. One connection writes, a few read.
 
+mod exposures;
 mod networks;
 mod organisations;
 mod sandboxes;
@@ -134,6 +135,10 @@ fn migrations() -> Migrator {
         (
             "sandbox networks",
             include_str!("../migrations/0002_sandbox_networks.sql"),
+        ),
+        (
+            "exposures",
+            include_str!("../migrations/0003_exposures.sql"),
         ),
     ];
     let migrations = (1..).zip(all).map(|(version, (description, sql))| {

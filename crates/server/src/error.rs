@@ -15,6 +15,7 @@ use tonic::Code;
 use crate::call::CallError;
 use crate::database::QueryError;
 use crate::egress::EgressError;
+use crate::exposures::ExposeError;
 use crate::network::{ChangeError, PlanNetworkError};
 use crate::node::NodeCallError;
 use crate::sandbox::{ConnectError, CreateError, ExtendError};
@@ -210,6 +211,23 @@ impl From<CreateError> for ApiError {
             CreateError::Egress(error) => error.into(),
             CreateError::Ended => Self::saying(ErrorCode::SandboxAlreadyTerminated, &error),
             CreateError::ShuttingDown => Self::saying(ErrorCode::NodeUnavailable, &error),
+        }
+    }
+}
+
+impl From<ExposeError> for ApiError {
+    fn from(error: ExposeError) -> Self {
+        match error {
+            ExposeError::NoIngress => {
+                Self::not_built("exposing ports: this server was started without an ingress")
+            }
+            ExposeError::TooMany => Self::saying(ErrorCode::LimitExceeded, &error),
+            ExposeError::NotFound => Self::new(
+                ErrorCode::ExposureNotFound,
+                "the sandbox has no such exposure",
+            ),
+            ExposeError::Entropy(error) => error.into(),
+            ExposeError::Database(error) => error.into(),
         }
     }
 }

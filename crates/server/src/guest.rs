@@ -1,5 +1,7 @@
 //! The server's way to one sandbox's guest agent, and which client speaks.
 
+mod stream;
+
 use std::path::Path;
 
 use tombolo_guest_proto::v1::agent_client::AgentClient;
@@ -12,6 +14,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::call::unix_channel;
+
+pub(crate) use stream::{ConnectGuestError, GuestStream, Target};
 
 /// What one stream may hold in flight before the reader has taken it.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;

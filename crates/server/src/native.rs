@@ -1,7 +1,9 @@
 //! Tombolo's own endpoints: tokens and the server itself; richer listings are
-//! in `rows.rs`, the network in `egress.rs` and `records.rs`.
+//! in `rows.rs`, the network in `egress.rs` and `records.rs`, ports that are reached over
+//! HTTP in `exposures.rs`.
 
 pub(crate) mod egress;
+pub(crate) mod exposures;
 pub(crate) mod records;
 mod rows;
 

@@ -8,6 +8,7 @@ use utoipa::{IntoParams, Modify, OpenApi};
 
 pub(crate) const SANDBOXES_TAG: &str = "sandboxes";
 pub(crate) const EGRESS_TAG: &str = "egress";
+pub(crate) const INGRESS_TAG: &str = "ingress";
 pub(crate) const TOKENS_TAG: &str = "tokens";
 pub(crate) const SERVER_TAG: &str = "server";
 /// What every answer that is no success means.
@@ -27,6 +28,7 @@ pub(crate) const REFUSED: &str = "Refused: the code is for programs, the message
     tags(
         (name = SANDBOXES_TAG, description = "Create, list, extend and end sandboxes"),
         (name = EGRESS_TAG, description = "What sandboxes may reach, their secrets, and what they sent"),
+        (name = INGRESS_TAG, description = "Ports of sandboxes that are reached over HTTP"),
         (name = TOKENS_TAG, description = "Tokens of organisations"),
         (name = SERVER_TAG, description = "The server itself"),
     ),

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::auth::Member;
 use crate::body::{BODY_LEN_MAX, LONG_BODY_LEN_MAX};
 use crate::error::ApiError;
-use crate::native::{egress, records};
+use crate::native::{egress, exposures, records};
 use crate::openapi::Document;
 use crate::{native, sandboxes, trace, unkept, unread, websocket};
 
@@ -44,6 +44,13 @@ pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sandboxes::list_v2))
         .routes(routes!(native::list_sandboxes))
         .merge(egress())
+        .routes(routes!(exposures::expose_http))
+        .routes(routes!(
+            exposures::list_exposures,
+            exposures::create_exposure
+        ))
+        .routes(routes!(exposures::remove_exposure))
+        .routes(routes!(exposures::ingress_metrics))
         .routes(routes!(native::list_tokens, native::create_token))
         .routes(routes!(native::revoke_token))
         .routes(routes!(native::info))
@@ -67,7 +74,6 @@ fn egress() -> OpenApiRouter<Arc<App>> {
 /// What the official clients know and this version does not do.
 fn not_built(mut routes: Router<Arc<App>>) -> Router<Arc<App>> {
     let posts = [
-        ("/api/v3/sandbox/{id}/expose/http", "exposing HTTP ports"),
         ("/api/v3/sandbox/{id}/expose/ssh", "SSH access"),
         ("/api/v3/sandbox/{id}/expose/vscode", "VS Code"),
         ("/api/v2/sandboxes/{id}/deploy", "deploying from a sandbox"),

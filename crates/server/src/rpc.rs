@@ -26,6 +26,7 @@ mod call;
 mod connection;
 mod dispatch;
 mod env;
+mod expose;
 mod fault;
 mod files;
 mod frame;
@@ -64,6 +65,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tombolo_ids::SandboxId;
 
+use crate::exposures::Exposures;
 use crate::guest::{Dialect, GuestAgent};
 
 pub(crate) use budget::Budget;
@@ -86,6 +88,8 @@ pub(crate) struct RpcSession {
     /// the connection closed.
     pub(crate) ending: CancellationToken,
     pub(crate) sandbox: SandboxId,
+    /// Names that lead to its ports. Without them none are given out.
+    pub(crate) exposures: Option<Arc<Exposures>>,
 }
 
 /// How a connection ended.

@@ -97,7 +97,10 @@ struct Shared {
     status: watch::Receiver<SandboxStatus>,
     /// Fires when nothing is left of the sandbox.
     stopped: CancellationToken,
+    agent: GuestAgent,
     meter: tokio::sync::Mutex<Meter>,
+    /// Counts what comes in over HTTP.
+    ingress: Arc<tombolo_ingress::Meter>,
     /// One extension at a time, so that the node hears of them in order.
     extending: tokio::sync::Mutex<()>,
     /// One change of the network at a time, each on top of the one before.
@@ -119,6 +122,14 @@ impl SandboxHandle {
 
     pub(crate) fn meter(&self) -> &tokio::sync::Mutex<Meter> {
         &self.shared.meter
+    }
+
+    pub(crate) fn agent(&self) -> &GuestAgent {
+        &self.shared.agent
+    }
+
+    pub(crate) fn ingress(&self) -> Arc<tombolo_ingress::Meter> {
+        Arc::clone(&self.shared.ingress)
     }
 
     /// To be held while the network is changed.

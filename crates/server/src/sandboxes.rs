@@ -234,16 +234,16 @@ pub(crate) fn page_query<'a>(
         organisation: principal.organisation(),
         labels: &query.labels,
         states,
-        stopped_since: stopped_since(app),
+        stopped_since: stopped_since(app, clock::now()),
         after: query.cursor.as_deref().map(parse_cursor).transpose()?,
         limit: query.limit.unwrap_or(limit_default),
     })
 }
 
 /// How far back ended sandboxes are shown.
-fn stopped_since(app: &App) -> UnixMillis {
+pub(crate) fn stopped_since(app: &App, now: UnixMillis) -> UnixMillis {
     let retention = app.config.limits.stopped_retention;
-    UnixMillis(0).plus(clock::now().since(UnixMillis(0).plus(retention)))
+    UnixMillis(0).plus(now.since(UnixMillis(0).plus(retention)))
 }
 
 /// Where a page ended: the moment of creation and the id of its last row.

@@ -15,12 +15,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tombolo_diag::log_limited;
+use tombolo_ingress::{IdentityError, Ingress, ListenError};
 
 use crate::app::App;
 use crate::config::ServerConfig;
 use crate::database::{Database, OpenDatabaseError, QueryError};
 use crate::egress::EgressLink;
+use crate::exposures::Exposures;
 use crate::follow::{follow_node, measure_usage};
+use crate::ingress::{Entrance, Sandboxes};
 use crate::node::NodeLink;
 use crate::registry::Registry;
 use crate::routes::router;
@@ -53,6 +56,10 @@ pub enum ServeError {
     Entropy(#[source] getrandom::Error),
     #[error("could not watch for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    IngressListen(#[from] ListenError),
+    #[error("the ingress cannot start")]
+    Identity(#[from] IdentityError),
 }
 
 impl From<QueryError> for ServeError {
@@ -61,16 +68,25 @@ impl From<QueryError> for ServeError {
     }
 }
 
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its API.
+    pub api: SocketAddr,
+    /// Its ingress, if it has one.
+    pub ingress: Option<SocketAddr>,
+}
+
 /// Serves until SIGTERM or SIGINT, then stops in order. `ready` is told the
-/// address once requests are answered. Sandboxes outlive the server.
+/// addresses once requests are answered. Sandboxes outlive the server.
 pub async fn run(
     config: ServerConfig,
-    ready: oneshot::Sender<SocketAddr>,
+    ready: oneshot::Sender<Addresses>,
 ) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let server = Server::start(config).await?;
-    if ready.send(server.address()).is_err() {
+    if ready.send(server.addresses()).is_err() {
         tracing::debug!("nobody waits for the server to be ready");
     }
     tokio::select! {
@@ -86,6 +102,7 @@ pub async fn run(
 pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
+    ingress: Option<Ingress<Sandboxes>>,
 }
 
 impl Server {
@@ -97,6 +114,14 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         config.listen = listener.local_addr().map_err(listen)?;
         let address = config.listen;
+        let (entrance, place) = match &config.ingress {
+            Some(options) => {
+                let entrance = Entrance::open(options).await?;
+                let place = entrance.place();
+                (Some(entrance), Some(place))
+            }
+            None => (None, None),
+        };
         let seed = getrandom::u64().map_err(ServeError::Entropy)?;
         let app = Arc::new(App {
             node: NodeLink::new(&config.node_socket, config.limits.node_wait),
@@ -104,6 +129,7 @@ impl Server {
                 .egress_socket
                 .as_deref()
                 .map(|socket| EgressLink::new(socket, config.limits.node_wait)),
+            exposures: Arc::new(Exposures::load(database.clone(), place).await?),
             database,
             registry: Registry::default(),
             stream_ids: Arc::new(StreamIds::new(seed)),
@@ -118,8 +144,21 @@ impl Server {
         app.tasks.spawn(follow_node(Arc::clone(&app)));
         app.tasks.spawn(measure_usage(Arc::clone(&app)));
         app.tasks.spawn(accept(Arc::clone(&app), listener));
+        let ingress = entrance.map(|entrance| entrance.start(Sandboxes(Arc::clone(&app))));
         tracing::info!(%address, "serving");
-        Ok(Self { app, address })
+        Ok(Self {
+            app,
+            address,
+            ingress,
+        })
+    }
+
+    /// Where it and its ingress listen.
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            api: self.address,
+            ingress: self.ingress.as_ref().map(Ingress::address),
+        }
     }
 
     /// Where it listens.
@@ -130,6 +169,9 @@ impl Server {
     /// Answers what is under way, closes every connection and the database.
     pub async fn stop(self) {
         self.app.shutdown.cancel();
+        if let Some(ingress) = self.ingress {
+            ingress.stop().await;
+        }
         self.app.tasks.close();
         let grace = self.app.config.limits.shutdown_grace;
         if timeout(grace, self.app.tasks.wait()).await.is_err() {

@@ -6,6 +6,7 @@ mod creating;
 mod egress;
 mod harness;
 mod hostile;
+mod ingress;
 mod leaks;
 mod lifetimes;
 mod listing;

@@ -199,6 +199,7 @@ fn answer(
         stream_ids: Arc::clone(&app.stream_ids),
         ending: connection.ending.clone(),
         sandbox: connection.sandbox.clone(),
+        exposures: Some(Arc::clone(&app.exposures)),
         limits,
         budget: Arc::clone(&app.budget),
     };

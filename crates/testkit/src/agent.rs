@@ -2,14 +2,19 @@
 //! in a map.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tombolo_guest_proto::v1::dial_chunk::Part;
+use tombolo_guest_proto::v1::dial_target::To;
 use tombolo_guest_proto::v1::{KillRequest, OsError, SpawnRequest, WaitReply};
 use tonic::Status;
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
+const ECONNREFUSED: i32 = 111;
 /// The first pid that is handed out.
 const FIRST_PID: i32 = 100;
 
@@ -56,6 +61,16 @@ struct State {
     processes: BTreeMap<i32, Process>,
     files: BTreeMap<String, Vec<u8>>,
     env: BTreeMap<String, String>,
+    /// Where the programs are that listen in the guest, by what they are
+    /// connected to for.
+    listeners: BTreeMap<Listens, SocketAddr>,
+}
+
+/// What a program of the guest is connected to for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Listens {
+    OnPort(u32),
+    AsProcess(i32),
 }
 
 /// The agent of one sandbox. Clones share their state.
@@ -92,6 +107,27 @@ impl FakeAgent {
     #[must_use]
     pub fn env(&self) -> BTreeMap<String, String> {
         self.lock().env.clone()
+    }
+
+    /// From now on a program listens in the guest: in truth at this address of
+    /// the test's own.
+    pub fn listen(&self, listens: Listens, address: SocketAddr) {
+        self.lock().listeners.insert(listens, address);
+    }
+
+    pub(crate) async fn connect(&self, first: Option<Part>) -> Result<TcpStream, Status> {
+        let to = match first {
+            Some(Part::Target(target)) => target.to,
+            _ => None,
+        };
+        let listens = match to {
+            Some(To::Port(port)) => Listens::OnPort(port),
+            Some(To::Pid(pid)) => Listens::AsProcess(pid),
+            None => return Err(Status::invalid_argument("no target is named")),
+        };
+        let address = self.lock().listeners.get(&listens).copied();
+        let address = address.ok_or_else(nobody_listens)?;
+        Ok(TcpStream::connect(address).await?)
     }
 
     pub(crate) fn set_env(&self, key: String, value: Option<String>) {
@@ -166,6 +202,16 @@ fn not_found(operation: &str, path: &str) -> Status {
     .into_status(format!(
         "No such file or directory (os error 2), {operation} '{path}'"
     ))
+}
+
+fn nobody_listens() -> Status {
+    OsError {
+        errno: ECONNREFUSED,
+        operation: "connect".to_owned(),
+        path: String::new(),
+        kind: String::new(),
+    }
+    .into_status("Connection refused (os error 111), connect")
 }
 
 fn no_process(pid: i32) -> Status {

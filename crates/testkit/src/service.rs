@@ -3,7 +3,10 @@
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream};
+use tokio_util::io::ReaderStream;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1 as guest;
 use tombolo_node_proto::SANDBOX_METADATA_KEY;
@@ -182,6 +185,23 @@ fn chunks<T: Send + 'static>(bytes: &[u8], chunk: impl Fn(Vec<u8>) -> T) -> Answ
     Box::pin(tokio_stream::iter(chunks))
 }
 
+/// The two directions of a connection to a program.
+fn join(program: TcpStream, mut chunks: Streaming<guest::DialChunk>) -> Answers<guest::DataChunk> {
+    let (reader, mut writer) = program.into_split();
+    tokio::spawn(async move {
+        while let Ok(Some(chunk)) = chunks.message().await {
+            if let Some(guest::dial_chunk::Part::Data(data)) = chunk.part
+                && writer.write_all(&data).await.is_err()
+            {
+                return;
+            }
+        }
+        drop(writer);
+    });
+    let pieces = ReaderStream::new(reader);
+    Box::pin(pieces.map(|piece| Ok(guest::DataChunk { data: piece? })))
+}
+
 /// The methods of the service that are written out, and a refusal for each of
 /// the others. One macro makes the whole block because the attribute that
 /// rewrites it must see every method.
@@ -209,6 +229,7 @@ agent_service! {
         type ReadDirStream = Answers<guest::DirEntryBatch>;
         type WalkStream = Answers<guest::WalkEntryBatch>;
         type ExpandGlobStream = Answers<guest::WalkEntryBatch>;
+        type DialStream = Answers<guest::DataChunk>;
 
         async fn hello(
             &self,
@@ -280,6 +301,17 @@ agent_service! {
                 agent.take_input(pid, &piece.data);
             }
             Ok(Response::new(guest::Empty {}))
+        }
+
+        async fn dial(
+            &self,
+            request: Request<Streaming<guest::DialChunk>>,
+        ) -> Result<Response<Self::DialStream>, Status> {
+            let agent = self.agent(request.metadata())?;
+            let mut chunks = request.into_inner();
+            let first = chunks.message().await?.and_then(|chunk| chunk.part);
+            let program = agent.connect(first).await?;
+            Ok(Response::new(join(program, chunks)))
         }
 
         async fn read_file(

@@ -14,7 +14,7 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 25] = [
+const ALLOWED: [(&str, &[&str]); 26] = [
     ("ids", &[]),
     ("diag", &[]),
     ("fuzz", &[]),
@@ -33,6 +33,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
         &["diag", "guest-proto", "ids", "net", "proc", "sys"],
     ),
     ("net", &["ids", "proc", "sys"]),
+    ("ingress", &["diag", "ids"]),
     (
         "server",
         &[
@@ -40,6 +41,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "diag",
             "guest-proto",
             "ids",
+            "ingress",
             "lifecycle",
             "node-proto",
             "policy",

@@ -8,6 +8,7 @@
     reason = "all of this program is a test"
 )]
 
+mod connections;
 mod files;
 mod handles;
 mod hostile;

@@ -99,6 +99,9 @@ pub const FILE_UNLOCK: &str = "fileUnlock";
 /// Closes an open file.
 pub const FILE_CLOSE: &str = "fileClose";
 
+/// Lets a domain lead to a port of the sandbox.
+pub const EXPOSE_HTTP: &str = "exposeHttp";
+
 /// One variable of the sandbox's environment.
 pub const ENV_GET: &str = "envGet";
 /// Sets a variable for processes started later.

@@ -1,7 +1,9 @@
 //! How a child is told to run.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{AddrParseError, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +29,42 @@ pub(crate) struct ServerLaunch {
     pub(crate) node_socket: PathBuf,
     pub(crate) egress_socket: PathBuf,
     pub(crate) database: PathBuf,
+    /// Certificates and key of the ingress.
+    pub(crate) ingress_identity: PathBuf,
     /// The server knows the admin token by its hash only, in hexadecimal.
     pub(crate) admin_token_hash: String,
     pub(crate) settings: Settings,
+}
+
+/// What a server says when it is ready: where it listens, in one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub(crate) api: SocketAddr,
+    pub(crate) ingress: Option<SocketAddr>,
+}
+
+impl fmt::Display for Ready {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ingress {
+            Some(ingress) => write!(formatter, "{} {ingress}", self.api),
+            None => write!(formatter, "{}", self.api),
+        }
+    }
+}
+
+impl FromStr for Ready {
+    type Err = AddrParseError;
+
+    fn from_str(line: &str) -> Result<Self, AddrParseError> {
+        let (api, ingress) = match line.split_once(' ') {
+            Some((api, ingress)) => (api, Some(ingress)),
+            None => (line, None),
+        };
+        Ok(Self {
+            api: api.parse()?,
+            ingress: ingress.map(str::parse).transpose()?,
+        })
+    }
 }
 
 /// How to run the node.
@@ -62,6 +97,7 @@ impl ServerLaunch {
             node_socket: state.node_socket(),
             egress_socket: state.egress_control_socket(),
             database: state.database_file(),
+            ingress_identity: crate::ingress::identity_file(state, &settings.ingress),
             admin_token_hash,
             settings: settings.clone(),
         }

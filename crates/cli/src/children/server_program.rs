@@ -1,17 +1,15 @@
 //! The seam to the server crate.
 
-use std::net::SocketAddr;
-
 use tokio::sync::oneshot;
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
-use tombolo_server::{Limits, ServerConfig};
+use tombolo_server::{Addresses, IngressLimits, IngressOptions, Limits, ServerConfig};
 
-use super::ServerLaunch;
+use super::{Ready, ServerLaunch};
 use crate::config::Settings;
 use crate::failure::Outcome;
 
 /// Runs the server until it is told to end. `ready` hears where it listens.
-pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(SocketAddr)) -> Outcome {
+pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outcome {
     let (sender, receiver) = oneshot::channel();
     let config = ServerConfig {
         listen: launch.listen,
@@ -22,11 +20,17 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(SocketAddr)) ->
         admin_token: Some(launch.admin_token_hash.parse()?),
         region: Region::DEFAULT,
         limits: limits(&launch.settings),
+        ingress: Some(IngressOptions {
+            listen: launch.settings.ingress.listen,
+            base: launch.settings.ingress.base.parse()?,
+            identity_file: launch.ingress_identity,
+            limits: IngressLimits::STANDARD,
+        }),
     };
     let announce = async {
         // A server that fails drops its half, and its error says more.
-        if let Ok(address) = receiver.await {
-            ready(address);
+        if let Ok(Addresses { api, ingress }) = receiver.await {
+            ready(Ready { api, ingress });
         }
     };
     let (served, ()) = tokio::join!(tombolo_server::run(config, sender), announce);

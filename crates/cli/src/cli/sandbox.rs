@@ -14,6 +14,9 @@ pub(crate) enum SandboxCommand {
     Exec(ExecArgs),
     Shell(ShellArgs),
     Copy(CopyArgs),
+    Expose(ExposeArgs),
+    Exposures(ExposuresArgs),
+    Unexpose(UnexposeArgs),
     Extend(ExtendArgs),
     Kill(KillArgs),
 }
@@ -146,6 +149,75 @@ pub(crate) struct CopyArgs {
     /// Print what was copied, as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// Expose a port of a sandbox over HTTP and print its address
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whoever knows the address gets in, unless it is --private: then a browser is let in by the second
+address that is printed, and other clients by the header x-tombolo-access. The certificate is by an
+authority of this machine's own, see \"tombolo ingress root\".
+
+Examples:
+  tombolo sandbox expose sbx_ord_0123456789abcdefghjk 8000
+  tombolo sandbox expose sbx_ord_0123456789abcdefghjk 8000 --private --json
+  tombolo sandbox expose sbx_ord_0123456789abcdefghjk --pid 42")]
+pub(crate) struct ExposeArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// The port that the program in the sandbox listens on
+    #[arg(
+        value_name = "PORT",
+        required_unless_present = "pid",
+        conflicts_with = "pid"
+    )]
+    pub(crate) port: Option<std::num::NonZero<u16>>,
+    /// Whichever port this process of the sandbox listens on
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
+    /// Let only those in who have the token that is printed
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// List the exposed ports of a sandbox
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tombolo sandbox exposures sbx_ord_0123456789abcdefghjk")]
+pub(crate) struct ExposuresArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// Take an address of a sandbox back
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Requests under way go on.
+
+Examples:
+  tombolo sandbox unexpose sbx_ord_0123456789abcdefghjk 0123456789abcdef0123456789abcdef")]
+pub(crate) struct UnexposeArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// The name of the exposure: the first part of its address
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

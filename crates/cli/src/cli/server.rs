@@ -89,6 +89,18 @@ pub(crate) struct SettingArgs {
     /// How many full files of egress records are kept [default: 7]
     #[arg(long, value_name = "N")]
     pub(crate) egress_audit_files: Option<String>,
+    /// Where exposed ports are reached over HTTP [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ingress_listen: Option<String>,
+    /// The name below which exposed ports are [default: tombolo.localhost]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ingress_base: Option<String>,
+    /// Your own certificate for names below --ingress-base [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ingress_certificate_file: Option<String>,
+    /// The key of --ingress-certificate-file [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ingress_key_file: Option<String>,
 }
 
 impl SettingArgs {
@@ -117,6 +129,13 @@ impl SettingArgs {
             (&keys::EGRESS_ROOT_FILES, &root_files),
             (&keys::EGRESS_AUDIT_FILE_MIB, &self.egress_audit_file_mib),
             (&keys::EGRESS_AUDIT_FILES, &self.egress_audit_files),
+            (&keys::INGRESS_LISTEN, &self.ingress_listen),
+            (&keys::INGRESS_BASE, &self.ingress_base),
+            (
+                &keys::INGRESS_CERTIFICATE_FILE,
+                &self.ingress_certificate_file,
+            ),
+            (&keys::INGRESS_KEY_FILE, &self.ingress_key_file),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.name, value.clone()?)))

@@ -1,4 +1,5 @@
-//! `tombolo sandbox …`: everything but `copy`, which has its own module.
+//! `tombolo sandbox …`: everything but `copy` and exposed ports, which have
+//! their own modules.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tombolo_api::sandbox::StopAt;
 use tombolo_diag::ExitCode;
 use tombolo_ids::UnixMillis;
 
-use super::{OK, copy};
+use super::{OK, copy, expose};
 use crate::attach::{self, Mode, Signals};
 use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
 use crate::client::listing::not_ended;
@@ -34,6 +35,9 @@ pub(super) async fn sandbox(context: &Context, command: SandboxCommand) -> Outco
         SandboxCommand::Exec(args) => exec(context, args).await,
         SandboxCommand::Shell(args) => shell(context, args).await,
         SandboxCommand::Copy(args) => copy::copy(context, &args).await.map(|()| OK),
+        SandboxCommand::Expose(args) => expose::expose(context, &args).await.map(|()| OK),
+        SandboxCommand::Exposures(args) => expose::list(context, &args).await.map(|()| OK),
+        SandboxCommand::Unexpose(args) => expose::remove(context, &args).await.map(|()| OK),
         SandboxCommand::Extend(args) => extend(context, &args).await.map(|()| OK),
         SandboxCommand::Kill(args) => kill(context, &args).await,
     }

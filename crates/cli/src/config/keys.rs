@@ -256,6 +256,42 @@ pub(crate) const EGRESS_AUDIT_FILES: Key = Key {
     meaning: "How many files of records that were put aside are kept; the oldest is removed.",
 };
 
+pub(crate) const INGRESS_LISTEN: Key = Key {
+    name: "ingress.listen",
+    variable: "TOMBOLO_INGRESS_LISTEN",
+    kind: Kind::Address,
+    default: Default::Fixed("127.0.0.1:8443"),
+    meaning: "Where ports of sandboxes that are exposed over HTTP are reached, with TLS. Addresses of \
+              exposures name this port unless it is 443.",
+};
+
+pub(crate) const INGRESS_BASE: Key = Key {
+    name: "ingress.base",
+    variable: "TOMBOLO_INGRESS_BASE",
+    kind: Kind::Domain,
+    default: Default::Fixed("tombolo.localhost"),
+    meaning: "The name below which exposures are. Every name below it must lead to this machine, as \
+              names below localhost do by themselves in browsers and in most other programs.",
+};
+
+pub(crate) const INGRESS_CERTIFICATE_FILE: Key = Key {
+    name: "ingress.certificate_file",
+    variable: "TOMBOLO_INGRESS_CERTIFICATE_FILE",
+    kind: Kind::File,
+    default: Default::Empty,
+    meaning: "Your own certificate for all names below ingress.base, with those it was signed by, as PEM; \
+              needs ingress.key_file. Read again when it changes. Without it Tombolo makes certificates by \
+              an authority of its own: see \"tombolo ingress root\".",
+};
+
+pub(crate) const INGRESS_KEY_FILE: Key = Key {
+    name: "ingress.key_file",
+    variable: "TOMBOLO_INGRESS_KEY_FILE",
+    kind: Kind::File,
+    default: Default::Empty,
+    meaning: "The key of ingress.certificate_file, as PEM. Root reads it and hands it to the server.",
+};
+
 /// Every key, in the order of the reference page.
 pub(crate) const KEYS: &[&Key] = &[
     &LISTEN,
@@ -277,6 +313,10 @@ pub(crate) const KEYS: &[&Key] = &[
     &EGRESS_ROOT_FILES,
     &EGRESS_AUDIT_FILE_MIB,
     &EGRESS_AUDIT_FILES,
+    &INGRESS_LISTEN,
+    &INGRESS_BASE,
+    &INGRESS_CERTIFICATE_FILE,
+    &INGRESS_KEY_FILE,
 ];
 
 /// What all our variables begin with.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tombolo_policy::{OperatorRules, OperatorRulesError};
+use tombolo_server::{IngressBase, ParseBaseError};
 
 /// What was written for a key, before it is understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,10 @@ pub(crate) enum Kind {
     Networks,
     /// Absolute paths of files.
     Files,
+    /// The absolute path of a file, or nothing.
+    File,
+    /// The name of a domain.
+    Domain,
 }
 
 /// A value that is within its bounds.
@@ -80,6 +85,8 @@ pub(crate) enum Value {
     Hosts(BTreeMap<String, String>),
     Networks(Vec<String>),
     Files(Vec<PathBuf>),
+    File(Option<PathBuf>),
+    Domain(String),
 }
 
 /// How strongly sandboxes are kept apart from the machine. All are virtual
@@ -135,6 +142,8 @@ pub(crate) enum ValueError {
     Operator(Box<OperatorRulesError>),
     #[error("\"{}\" is not an absolute path", path.display())]
     NotAbsolute { path: PathBuf },
+    #[error(transparent)]
+    NotDomain(ParseBaseError),
 }
 
 impl Kind {
@@ -177,6 +186,14 @@ impl Kind {
                 Ok(Value::Networks(networks.collect()))
             }
             Self::Files => parse_files(&given.entries()).map(Value::Files),
+            Self::File => match given.text()? {
+                "" => Ok(Value::File(None)),
+                path => Ok(Value::File(parse_files(&[path])?.pop())),
+            },
+            Self::Domain => {
+                let base: IngressBase = given.text()?.parse().map_err(ValueError::NotDomain)?;
+                Ok(Value::Domain(base.to_string()))
+            }
         }
     }
 
@@ -253,6 +270,8 @@ impl fmt::Display for Kind {
             Self::Files => formatter.write_str(
                 "absolute paths: in the file a list, elsewhere with commas between them",
             ),
+            Self::File => formatter.write_str("an absolute path"),
+            Self::Domain => formatter.write_str("the name of a domain, in lower case"),
         }
     }
 }
@@ -313,6 +332,20 @@ impl Value {
     pub(super) fn files(self) -> Vec<PathBuf> {
         match self {
             Self::Files(value) => value,
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn file(self) -> Option<PathBuf> {
+        match self {
+            Self::File(value) => value,
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn domain(self) -> String {
+        match self {
+            Self::Domain(value) => value,
             other => mismatch(&other),
         }
     }

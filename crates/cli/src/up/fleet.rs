@@ -9,10 +9,11 @@ use tombolo_diag::ExitCode;
 
 use super::child::{Child, ChildError, Role};
 use super::tokens;
-use crate::children::{EgressLaunch, NodeLaunch, ServerLaunch};
+use crate::children::{EgressLaunch, NodeLaunch, Ready, ServerLaunch};
 use crate::config::Settings;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::ingress::Certificates;
 use crate::state::Running;
 
 /// The wait before a child that died is started again, doubled each time...
@@ -28,6 +29,7 @@ pub(crate) struct Fleet {
     egress: Keeper<EgressLaunch>,
     node: Keeper<NodeLaunch>,
     server: Keeper<ServerLaunch>,
+    certificates: Certificates,
     running: Running,
 }
 
@@ -36,6 +38,7 @@ impl Fleet {
     /// mend, and they are watching.
     pub(crate) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
         let admin_token_hash = tokens::make_admin(&context.state)?;
+        let certificates = Certificates::prepare(&context.state, settings)?;
         let egress = EgressLaunch::new(&context.state, settings);
         let (egress, _ready) = Keeper::start(Role::Egress, egress, context.log.clone()).await?;
         let node = NodeLaunch::new(&context.state, settings);
@@ -54,17 +57,22 @@ impl Fleet {
                     node.child.stop().await;
                     egress.child.stop().await;
                     return Err(Failure::from(error).hint(format!(
-                        "if {} is taken, choose another address with --listen",
-                        settings.listen
+                        "if {} is taken, choose another address with --listen; if {} is, with \
+                         --ingress-listen",
+                        settings.listen, settings.ingress.listen
                     )));
                 }
             };
         // Started again, the server comes back where its clients know it,
         // also if it was free to choose.
-        server.launch.listen = address.parse().map_err(|error| {
+        let ready: Ready = address.parse().map_err(|error| {
             Failure::new(ExitCode::Internal, anyhow::Error::new(error))
                 .context(format!("the server says that it listens at \"{address}\""))
         })?;
+        server.launch.listen = ready.api;
+        if let Some(ingress) = ready.ingress {
+            server.launch.settings.ingress.listen = ingress;
+        }
         let running = Running {
             url: format!("http://{}", server.launch.listen),
             pid: std::process::id(),
@@ -79,6 +87,7 @@ impl Fleet {
             egress,
             node,
             server,
+            certificates,
             running,
         })
     }
@@ -90,6 +99,7 @@ impl Fleet {
                 () = self.egress.revive() => {}
                 () = self.node.revive() => {}
                 () = self.server.revive() => {}
+                never = self.certificates.keep() => match never {},
             }
             self.running.egress_pid = Some(self.egress.child.pid());
             self.running.node_pid = self.node.child.pid();

@@ -30,7 +30,7 @@ pub(crate) enum StoredState {
 }
 
 impl StoredState {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Creating => "creating",
             Self::Running => "running",

@@ -163,6 +163,11 @@ async fn usage_adds_up() {
             memory_mib_millis: 1000,
             memory_private_bytes: sequence,
             disk_allocated_bytes: u64::MAX,
+            ingress: tombolo_ingress::Traffic {
+                requests: sequence,
+                request_bytes: sequence * 10,
+                response_bytes: sequence * 20,
+            },
         };
         database
             .add_usage(&id, &fixture.organisation, sequence, &sample)

@@ -2,6 +2,7 @@
 
 use sqlx::Row as _;
 use tombolo_ids::{OrganisationId, SandboxId, UnixMillis};
+use tombolo_ingress::Traffic;
 
 use super::{Database, QueryError, failed, signed, unsigned};
 
@@ -15,6 +16,8 @@ pub(crate) struct UsageSample {
     pub(crate) memory_mib_millis: u64,
     pub(crate) memory_private_bytes: u64,
     pub(crate) disk_allocated_bytes: u64,
+    /// What came in over HTTP since the sandbox was created.
+    pub(crate) ingress: Traffic,
 }
 
 /// All samples of a sandbox taken together.
@@ -35,8 +38,9 @@ impl Database {
     ) -> Result<(), QueryError> {
         sqlx::query(
             "INSERT INTO usage_samples (sandbox_id, sequence, organisation_id, taken_at, \
-             cpu_nanos, memory_mib_millis, memory_private_bytes, disk_allocated_bytes) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             cpu_nanos, memory_mib_millis, memory_private_bytes, disk_allocated_bytes, \
+             ingress_requests, ingress_request_bytes, ingress_response_bytes) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(sandbox.as_str())
         .bind(signed(sequence))
@@ -46,6 +50,9 @@ impl Database {
         .bind(signed(sample.memory_mib_millis))
         .bind(signed(sample.memory_private_bytes))
         .bind(signed(sample.disk_allocated_bytes))
+        .bind(signed(sample.ingress.requests))
+        .bind(signed(sample.ingress.request_bytes))
+        .bind(signed(sample.ingress.response_bytes))
         .execute(&self.writer)
         .await
         .map_err(failed("add a usage sample"))?;
@@ -60,6 +67,9 @@ impl Database {
             "SELECT u.sequence AS sequence, u.taken_at AS taken_at, u.cpu_nanos AS cpu_nanos, \
              u.memory_private_bytes AS memory_private_bytes, \
              u.disk_allocated_bytes AS disk_allocated_bytes, \
+             u.ingress_requests AS ingress_requests, \
+             u.ingress_request_bytes AS ingress_request_bytes, \
+             u.ingress_response_bytes AS ingress_response_bytes, \
              (SELECT SUM(a.memory_mib_millis) FROM usage_samples a \
               WHERE a.sandbox_id = u.sandbox_id) AS memory_mib_millis \
              FROM usage_samples u WHERE u.sandbox_id = $1 ORDER BY u.sequence DESC LIMIT 1",
@@ -81,6 +91,11 @@ impl Database {
                 memory_mib_millis: unsigned(&row, "memory_mib_millis")?,
                 memory_private_bytes: unsigned(&row, "memory_private_bytes")?,
                 disk_allocated_bytes: unsigned(&row, "disk_allocated_bytes")?,
+                ingress: Traffic {
+                    requests: unsigned(&row, "ingress_requests")?,
+                    request_bytes: unsigned(&row, "ingress_request_bytes")?,
+                    response_bytes: unsigned(&row, "ingress_response_bytes")?,
+                },
             },
         }))
     }

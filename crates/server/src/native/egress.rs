@@ -30,7 +30,7 @@ use crate::openapi::{EGRESS_TAG, REFUSED};
 use crate::sandboxes::find_seen;
 
 /// What Prometheus calls its text format.
-const PROMETHEUS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const PROMETHEUS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The egress process, or what a server without one answers.
 pub(super) fn link(app: &App) -> Result<&EgressLink, ApiError> {

@@ -182,5 +182,8 @@ fn usage_info(sample: UsageSample) -> UsageInfo {
         memory_mib_seconds: sample.memory_mib_millis / 1000,
         memory_private_bytes: sample.memory_private_bytes,
         disk_allocated_bytes: sample.disk_allocated_bytes,
+        ingress_requests: sample.ingress.requests,
+        ingress_request_bytes: sample.ingress.request_bytes,
+        ingress_response_bytes: sample.ingress.response_bytes,
     }
 }

@@ -17,6 +17,7 @@ use super::inbound::InboundStreams;
 use super::limits::RpcLimits;
 use super::outbound::OutboundStreams;
 use super::outgoing::Outgoing;
+use crate::exposures::Exposures;
 use crate::guest::{Dialect, GuestAgent};
 
 /// The Python SDK's WebSocket library gives up the connection over a message
@@ -29,6 +30,7 @@ pub(super) struct Connection {
     pub(super) agent: GuestAgent,
     pub(super) dialect: Dialect,
     pub(super) sandbox: SandboxId,
+    pub(super) exposures: Option<Arc<Exposures>>,
     pub(super) limits: RpcLimits,
     pub(super) outgoing: Outgoing,
     pub(super) inbound: Arc<InboundStreams>,
@@ -73,6 +75,7 @@ impl Connection {
             agent: session.agent,
             dialect: session.dialect,
             sandbox: session.sandbox,
+            exposures: session.exposures,
             outgoing,
             inbound: Arc::new(InboundStreams::new(
                 limits.clone(),

@@ -151,7 +151,7 @@ fn zod_type(serde_name: &str) -> &str {
 /// The type of a required field, which serde does not tell when it is missing.
 fn expected_of_field(field: &str) -> &'static str {
     match field {
-        "pid" | "mode" | "length" | "whence" | "rows" | "columns" => "number",
+        "pid" | "port" | "mode" | "length" | "whence" | "rows" | "columns" => "number",
         _ if field.ends_with("Id") => "number",
         "offset" => "number",
         _ => "string",

@@ -1,6 +1,9 @@
 //! Measures what one sandbox uses and writes it down.
 
+use std::sync::Arc;
+
 use tombolo_ids::{MemoryMib, OrganisationId, SandboxId, UnixMillis};
+use tombolo_ingress::{Meter as IngressMeter, Traffic};
 
 use crate::app::App;
 use crate::clock;
@@ -14,6 +17,9 @@ pub(crate) struct Meter {
     memory: MemoryMib,
     last_sequence: u64,
     latest: UsageSample,
+    /// What came in while earlier processes counted.
+    ingress_before: Traffic,
+    ingress: Arc<IngressMeter>,
 }
 
 impl Meter {
@@ -33,6 +39,7 @@ impl Meter {
                 memory_mib_millis: 0,
                 memory_private_bytes: 0,
                 disk_allocated_bytes: 0,
+                ingress: Traffic::default(),
             },
             |totals| totals.latest,
         );
@@ -41,8 +48,15 @@ impl Meter {
             organisation,
             memory,
             last_sequence: before.map_or(0, |totals| totals.last_sequence),
+            ingress_before: latest.ingress,
+            ingress: Arc::default(),
             latest,
         }
+    }
+
+    /// Counts what comes in over HTTP from now on.
+    pub(super) fn ingress(&self) -> Arc<IngressMeter> {
+        Arc::clone(&self.ingress)
     }
 
     pub(super) fn set_memory(&mut self, memory: MemoryMib) {
@@ -67,6 +81,7 @@ impl Meter {
         let mut sample = UsageSample {
             taken_at: now,
             memory_mib_millis: added,
+            ingress: sum(self.ingress_before, self.ingress.read()),
             ..self.latest
         };
         match figures {
@@ -90,5 +105,13 @@ impl Meter {
             ..sample
         };
         Ok(())
+    }
+}
+
+fn sum(one: Traffic, other: Traffic) -> Traffic {
+    Traffic {
+        requests: one.requests.saturating_add(other.requests),
+        request_bytes: one.request_bytes.saturating_add(other.request_bytes),
+        response_bytes: one.response_bytes.saturating_add(other.response_bytes),
     }
 }

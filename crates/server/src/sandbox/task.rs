@@ -131,6 +131,8 @@ impl SandboxTask {
             organisation: parts.organisation,
             commands: sender,
             status: status.subscribe(),
+            agent: agent.clone(),
+            ingress: parts.meter.ingress(),
             stopped: CancellationToken::new(),
             meter: tokio::sync::Mutex::new(parts.meter),
             extending: tokio::sync::Mutex::new(()),
@@ -398,6 +400,7 @@ impl SandboxTask {
             log_failure(id, recorded);
             tracing::info!(sandbox = %id, reason = reason.as_str(), "sandbox ended");
         }
+        self.app.exposures.forget(id);
         self.app.registry.remove(id);
         self.handle.shared.stopped.cancel();
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -19,6 +20,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tombolo_api::native::{CreatedToken, TOKENS_PATH};
 use tombolo_testkit::{CarriedSandbox, FakeEgress, FakeNode, WAIT_MAX, eventually, within};
 
+use super::ingress::TestIngress;
 use crate::config::{Limits, ServerConfig};
 use crate::serve::Server;
 use crate::token::TokenHash;
@@ -44,6 +46,8 @@ pub(super) struct World {
     pub(super) config: ServerConfig,
     pub(super) server: Option<Server>,
     pub(super) address: SocketAddr,
+    /// What clients of the ingress believe.
+    pub(super) trust: Arc<rustls::ClientConfig>,
     /// Opens the default organisation.
     pub(super) token: String,
 }
@@ -73,7 +77,8 @@ impl World {
     }
 
     async fn of(node: FakeNode, egress: Option<FakeEgress>, limits: Limits) -> Self {
-        let config = ServerConfig {
+        let ingress = TestIngress::new(node.directory());
+        let mut config = ServerConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             base_url: None,
             node_socket: node.socket(),
@@ -82,15 +87,21 @@ impl World {
             admin_token: Some(TokenHash::of(ADMIN)),
             region: tombolo_ids::Region::DEFAULT,
             limits,
+            ingress: Some(ingress.options),
         };
         let server = Server::start(config.clone()).await.unwrap();
         let address = server.address();
+        // Started again, it comes back where its exposures are.
+        if let (Some(options), Some(listens)) = (&mut config.ingress, server.addresses().ingress) {
+            options.listen = listens;
+        }
         let mut world = Self {
             node,
             egress,
             config,
             server: Some(server),
             address,
+            trust: ingress.trust,
             token: String::new(),
         };
         world.token = world.new_token("default").await;

@@ -318,6 +318,7 @@ agent_service! {
         type ReadFileStream = Answers<v1::DataChunk>;
         type ReadDirStream = Answers<v1::DirEntryBatch>;
         type WalkStream = Answers<v1::WalkEntryBatch>;
+        type DialStream = Answers<v1::DataChunk>;
         type ExpandGlobStream = Answers<v1::WalkEntryBatch>;
 
         async fn spawn(&self, request: Request<v1::SpawnRequest>) -> Answer<v1::SpawnReply> {
@@ -372,6 +373,13 @@ agent_service! {
                 process.stdin.lock().is_closed = true;
             }
             Ok(Response::new(v1::Empty {}))
+        }
+
+        async fn dial(
+            &self,
+            _: Request<Streaming<v1::DialChunk>>,
+        ) -> Result<Response<Self::DialStream>, Status> {
+            Err(Status::unimplemented("no program listens here"))
         }
 
         async fn read_file(&self, request: Request<v1::PathRequest>) -> Answer<Self::ReadFileStream> {

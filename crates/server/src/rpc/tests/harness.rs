@@ -64,6 +64,7 @@ impl Harness {
                     stream_ids,
                     ending: session_ending.clone(),
                     sandbox,
+                    exposures: None,
                     limits: limits.clone(),
                     budget: Arc::clone(&budget),
                 };

@@ -1,0 +1,202 @@
+//! Connections of the host to programs that listen in the guest, each a call
+//! whose two streams are the two directions of a TCP connection over the
+//! guest's own loopback.
+//!
+//! A direction ends on its own: the end of the request is a FIN to the program,
+//! the end of the answer is the program's. What neither side reads waits in the
+//! kernel and in the call's window, so nothing here grows.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use rustix::io::Errno;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tombolo_guest_proto::CHUNK_LEN_MAX;
+use tombolo_guest_proto::v1::dial_chunk::Part;
+use tombolo_guest_proto::v1::dial_target::To;
+use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget};
+use tonic::{Status, Streaming};
+
+use crate::fault::{CallError, Cause, at, blocking};
+use crate::listeners;
+use crate::log::log;
+
+const OPERATION: &str = "connect";
+/// Connections of the host at one time.
+const CONNECTIONS_MAX: usize = 1024;
+/// Room for one answer of a program, as far as it is there.
+const READ_LEN: usize = 16 * 1024;
+/// Where programs listen, the likelier address first.
+const ADDRESSES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+/// Whom a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Port(NonZero<u16>),
+    Process(i32),
+}
+
+impl Target {
+    /// The target that the first message of a call names.
+    pub(crate) fn named(first: Option<Part>) -> Result<Self, CallError> {
+        let wrong = |what| CallError::new(OPERATION, "", Cause::InvalidArgument(what));
+        let Some(Part::Target(DialTarget { to: Some(to) })) = first else {
+            return Err(wrong("the first message names no target"));
+        };
+        match to {
+            To::Port(port) => u16::try_from(port)
+                .ok()
+                .and_then(NonZero::new)
+                .map(Self::Port)
+                .ok_or_else(|| wrong("a port is from 1 to 65535")),
+            To::Pid(pid) => Ok(Self::Process(pid)),
+        }
+    }
+}
+
+/// Bounds how many connections there are.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+}
+
+/// A connection that counts against the bound while it is there.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Connections {
+    /// Connects to whoever listens.
+    pub(crate) async fn open(&self, target: Target) -> Result<Connection, Status> {
+        let full = |_full| CallError::errno(OPERATION, "", Errno::MFILE);
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(full)?;
+        let stream = match target {
+            Target::Port(port) => dial(&ADDRESSES.map(|ip| SocketAddr::new(ip, port.get()))).await,
+            Target::Process(pid) => dial(&[listener_of(pid).await?]).await,
+        }?;
+        // What a program writes is to be seen when it writes it.
+        stream.set_nodelay(true).map_err(at(OPERATION, ""))?;
+        Ok(Connection { stream, slot })
+    }
+}
+
+/// The first of the addresses where somebody listens. What is told of a failure
+/// is what the first, which every guest has, failed with.
+async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
+    let mut failed = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                failed.get_or_insert(CallError::new(OPERATION, &address.to_string(), error));
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| CallError::errno(OPERATION, "", Errno::CONNREFUSED)))
+}
+
+/// Where a process, or one below it, listens.
+async fn listener_of(pid: i32) -> Result<SocketAddr, Status> {
+    let missing = |errno| CallError::errno(OPERATION, "", errno);
+    blocking(move || {
+        // The guest is ours to look into; files are those of the sandbox's user.
+        listeners::look(pid).map_err(missing)
+    })
+    .await
+}
+
+/// Joins a connection with the two streams of its call. The answer ends with
+/// what the program sends.
+pub(crate) fn join(
+    connection: Connection,
+    chunks: Streaming<DialChunk>,
+) -> impl Stream<Item = Result<DataChunk, Status>> + Send + 'static {
+    let Connection { stream, slot } = connection;
+    let (reader, writer) = stream.into_split();
+    let slot = Arc::new(slot);
+    let feeding = tokio::spawn(feed(writer, chunks, Arc::clone(&slot)));
+    let incoming = Incoming {
+        reader,
+        buffer: BytesMut::new(),
+        feeding: Some(feeding.abort_handle()),
+        _slot: slot,
+    };
+    stream::try_unfold(incoming, |mut incoming| async move {
+        let chunk = incoming.next().await.map_err(at(OPERATION, ""));
+        Ok(chunk?.map(|data| (DataChunk { data }, incoming)))
+    })
+}
+
+/// What a program sends.
+#[derive(Debug)]
+struct Incoming {
+    reader: OwnedReadHalf,
+    buffer: BytesMut,
+    /// The other direction, until the program has said all.
+    feeding: Option<AbortHandle>,
+    _slot: Arc<OwnedSemaphorePermit>,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Result<Option<Bytes>, std::io::Error> {
+        self.buffer.reserve(READ_LEN);
+        let mut room = (&mut self.reader).take(CHUNK_LEN_MAX as u64);
+        if room.read_buf(&mut self.buffer).await? == 0 {
+            // It may go on listening after it said all.
+            self.feeding = None;
+            return Ok(None);
+        }
+        Ok(Some(self.buffer.split().freeze()))
+    }
+}
+
+impl Drop for Incoming {
+    /// Nobody hears the program any more: nobody speaks to it either.
+    fn drop(&mut self) {
+        if let Some(feeding) = &self.feeding {
+            feeding.abort();
+        }
+    }
+}
+
+/// Tells a program what the host sends, at the pace it reads.
+async fn feed(
+    mut writer: OwnedWriteHalf,
+    mut chunks: Streaming<DialChunk>,
+    slot: Arc<OwnedSemaphorePermit>,
+) {
+    let fed = async {
+        while let Some(chunk) = chunks.message().await? {
+            if let Some(Part::Data(data)) = chunk.part {
+                writer.write_all(&data).await?;
+            }
+        }
+        writer.shutdown().await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    if let Err(error) = fed.await {
+        // Told to the host, if it is there, by the end of the other direction.
+        log!("a connection to a program broke off: {error}");
+    }
+    drop(slot);
+}

@@ -1,0 +1,169 @@
+//! Connections of the host to programs that listen in the guest.
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tombolo_guest_proto::CHUNK_LEN_MAX;
+use tombolo_guest_proto::v1::dial_chunk::Part;
+use tombolo_guest_proto::v1::dial_target::To;
+use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget};
+use tonic::{Status, Streaming};
+
+use crate::support::{Guest, command, errno, failure, within};
+
+type Sender = mpsc::Sender<DialChunk>;
+
+fn part(part: Part) -> DialChunk {
+    DialChunk { part: Some(part) }
+}
+
+fn target(to: To) -> DialChunk {
+    part(Part::Target(DialTarget { to: Some(to) }))
+}
+
+fn data(bytes: &[u8]) -> DialChunk {
+    part(Part::Data(Bytes::copy_from_slice(bytes)))
+}
+
+async fn open(guest: &Guest, first: DialChunk) -> Result<(Sender, Streaming<DataChunk>), Status> {
+    let (sender, chunks) = mpsc::channel(4);
+    sender.send(first).await.unwrap();
+    let mut client = guest.client.clone();
+    let answer = client.dial(ReceiverStream::new(chunks));
+    Ok((sender, within(answer).await?.into_inner()))
+}
+
+/// A program, and the host's connection to it.
+async fn joined(guest: &Guest) -> (TcpStream, Sender, Streaming<DataChunk>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let opened = open(guest, target(To::Port(port.into())));
+    let (opened, accepted) = tokio::join!(opened, listener.accept());
+    let (sender, answer) = opened.unwrap();
+    (accepted.unwrap().0, sender, answer)
+}
+
+async fn rest(answer: &mut Streaming<DataChunk>) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(chunk) = within(answer.message()).await.unwrap() {
+        assert!(!chunk.data.is_empty() && chunk.data.len() <= CHUNK_LEN_MAX);
+        all.extend_from_slice(&chunk.data);
+    }
+    all
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_each_direction_ends_by_itself() {
+    let guest = Guest::start().await;
+    let sent: Vec<u8> = (0..1_000_003_u32).map(|at| (at % 251) as u8).collect();
+    // Who says all first: the host, then the program.
+    for host_first in [true, false] {
+        let (mut program, sender, mut answer) = joined(&guest).await;
+        let chunks: Vec<_> = sent.chunks(CHUNK_LEN_MAX).map(data).collect();
+        let speak = async {
+            for chunk in chunks {
+                sender.send(chunk).await.unwrap();
+            }
+            drop(sender);
+        };
+        if host_first {
+            let mut heard = Vec::new();
+            let hear = program.read_to_end(&mut heard);
+            let (read, ()) = within(async { tokio::join!(hear, speak) }).await;
+            read.unwrap();
+            assert!(heard == sent);
+            program.write_all(&sent).await.unwrap();
+            drop(program);
+            assert!(rest(&mut answer).await == sent);
+        } else {
+            program.write_all(b"all").await.unwrap();
+            program.shutdown().await.unwrap();
+            assert_eq!(rest(&mut answer).await, b"all");
+            let mut heard = Vec::new();
+            let hear = program.read_to_end(&mut heard);
+            let (read, ()) = within(async { tokio::join!(hear, speak) }).await;
+            read.unwrap();
+            assert!(heard == sent);
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_gives_up_is_noticed() {
+    let guest = Guest::start().await;
+    let (mut program, sender, answer) = joined(&guest).await;
+    drop(answer);
+    drop(sender);
+    let mut heard = Vec::new();
+    // An end or a reset: either way the program does not wait for ever.
+    within(program.read_to_end(&mut heard))
+        .await
+        .map(drop)
+        .unwrap_or_default();
+
+    let (program, sender, mut answer) = joined(&guest).await;
+    drop(program);
+    assert_eq!(rest(&mut answer).await, b"");
+    within(sender.closed()).await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told() {
+    let guest = Guest::start().await;
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let pid = guest.spawn(command("sleep", &["60"])).await.unwrap();
+    let refused = [
+        (target(To::Port(closed.into())), Errno::CONNREFUSED),
+        (target(To::Pid(pid)), Errno::CONNREFUSED),
+        (target(To::Pid(-1)), Errno::SRCH),
+    ];
+    for (first, expected) in refused {
+        let opened = open(&guest, first.clone()).await.map(drop);
+        assert_eq!(errno(&opened), expected.raw_os_error(), "{first:?}");
+    }
+    let wrong = [
+        target(To::Port(0)),
+        target(To::Port(65_536)),
+        data(b"GET / HTTP/1.1"),
+        part(Part::Target(DialTarget { to: None })),
+        DialChunk { part: None },
+    ];
+    for first in wrong {
+        let opened = open(&guest, first.clone()).await.map(drop);
+        assert_eq!(failure(opened).kind, "invalid_argument", "{first:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_is_reached_where_it_listens() {
+    let guest = Guest::start().await;
+    let serve = "import socket, sys\n\
+        s = socket.create_server(('::1', 0), family=socket.AF_INET6)\n\
+        print(flush=True)\n\
+        s.accept()[0].sendall(b'here')\n";
+    let shell = format!("python3 -c \"{serve}\"; true");
+    let request = tombolo_guest_proto::v1::SpawnRequest {
+        stdout: tombolo_guest_proto::v1::Stdio::Piped.into(),
+        ..command("bash", &["-c", &shell])
+    };
+    let pid = guest.spawn(request).await.unwrap();
+    let mut output = guest
+        .client
+        .clone()
+        .output(tombolo_guest_proto::v1::OutputRequest {
+            pid,
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    within(output.message()).await.unwrap().unwrap();
+    let (_sender, mut answer) = open(&guest, target(To::Pid(pid))).await.unwrap();
+    assert_eq!(rest(&mut answer).await, b"here");
+}

@@ -1,0 +1,7 @@
+//! The ingress as its clients see it, before programs that live in memory.
+
+mod bounds;
+mod forwarding;
+mod refusals;
+mod rig;
+mod upgrades;

@@ -1,0 +1,137 @@
+//! What the ingress is given of sandboxes: where names lead, and streams to programs.
+
+use std::sync::Arc;
+
+use tombolo_ids::ExposureName;
+use tombolo_ingress::{
+    Backend, ConnectError, Exposure, Found, Identity, Ingress, IngressConfig, Listening,
+    Target as IngressTarget,
+};
+use tombolo_lifecycle::Phase;
+
+use crate::app::App;
+use crate::clock;
+use crate::config::IngressOptions;
+use crate::exposures::{Exposure as Record, Place};
+use crate::guest::{ConnectGuestError, GuestStream, Target};
+use crate::sandbox::SandboxHandle;
+use crate::sandboxes::stopped_since;
+use crate::serve::ServeError;
+use crate::token::TokenHash;
+
+/// An ingress that listens and takes nobody in so far.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    listening: Listening,
+    config: IngressConfig,
+}
+
+impl Entrance {
+    pub(crate) async fn open(options: &IngressOptions) -> Result<Self, ServeError> {
+        Ok(Self {
+            listening: Listening::at(options.listen).await?,
+            config: IngressConfig {
+                base: options.base.clone(),
+                identity: Identity::read(&options.identity_file)?,
+                limits: options.limits.clone(),
+            },
+        })
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            base: self.config.base.clone(),
+            port: self.listening.address().port(),
+        }
+    }
+
+    pub(crate) fn start(self, sandboxes: Sandboxes) -> Ingress<Sandboxes> {
+        Ingress::start(self.listening, self.config, sandboxes)
+    }
+}
+
+/// The server as the ingress sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sandboxes(pub(crate) Arc<App>);
+
+impl Backend for Sandboxes {
+    type Stream = GuestStream;
+
+    async fn find(&self, name: &ExposureName) -> Found {
+        let Some(record) = self.0.exposures.find(name) else {
+            return self.find_ended(name).await;
+        };
+        let Some(handle) = self.0.registry.get(&record.sandbox) else {
+            return Found::Stopped;
+        };
+        match handle.status().phase {
+            Phase::Running | Phase::Grace { .. } => exposure(record, &handle),
+            Phase::Creating => Found::Unavailable,
+            Phase::Stopping { .. } | Phase::Stopped { .. } => Found::Stopped,
+        }
+    }
+
+    fn admits(&self, exposure: &Exposure, token: &str) -> bool {
+        let record = self.0.exposures.find(&exposure.name);
+        let access = record.and_then(|record| record.access);
+        access.is_some_and(|access| access.matches(&TokenHash::of(token)))
+    }
+
+    async fn connect(&self, exposure: &Exposure) -> Result<GuestStream, ConnectError> {
+        let record = self.0.exposures.find(&exposure.name);
+        let handle = record.and_then(|record| self.0.registry.get(&record.sandbox));
+        let handle = handle.ok_or(ConnectError::Changed)?;
+        let target = match exposure.target {
+            IngressTarget::Port(port) => Target::Port(port),
+            IngressTarget::Process(pid) => Target::Process(pid),
+        };
+        Ok(handle.agent().connect(target).await?)
+    }
+}
+
+impl Sandboxes {
+    async fn find_ended(&self, name: &ExposureName) -> Found {
+        match self
+            .0
+            .database
+            .was_exposed(name, stopped_since(&self.0, clock::now()))
+            .await
+        {
+            Ok(true) => Found::Stopped,
+            Ok(false) => Found::Unknown,
+            Err(error) => {
+                tombolo_diag::log_limited!(error, %error, "exposures cannot be looked up");
+                Found::Unavailable
+            }
+        }
+    }
+}
+
+fn exposure(record: Record, handle: &SandboxHandle) -> Found {
+    let Some(target) = record.target else {
+        return Found::NothingBound;
+    };
+    Found::Exposure(Exposure {
+        name: record.name,
+        owner: record.sandbox.to_string(),
+        target: match target {
+            Target::Port(port) => IngressTarget::Port(port),
+            Target::Process(pid) => IngressTarget::Process(pid),
+        },
+        is_private: record.access.is_some(),
+        meter: handle.ingress(),
+    })
+}
+
+impl From<ConnectGuestError> for ConnectError {
+    fn from(error: ConnectGuestError) -> Self {
+        match error {
+            ConnectGuestError::Refused(_) => Self::NothingListens,
+            ConnectGuestError::NoProcess(_) => Self::NoProcess,
+            ConnectGuestError::TooMany(_) => Self::TooMany,
+            ConnectGuestError::Away(_) | ConnectGuestError::Failed(_) => {
+                Self::Away(Box::new(error))
+            }
+        }
+    }
+}
