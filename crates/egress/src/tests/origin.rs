@@ -411,7 +411,8 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
             .body(whole(Vec::new())),
         "/large" => Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            .body(Full::new(large()).boxed_unsync()),
+            .header(header::CONTENT_LENGTH, LARGE_LEN)
+            .body(streamed(large())),
         "/unknown-coding" => response
             .header(header::CONTENT_ENCODING, "x-own")
             .body(whole(echo(arrived).into_bytes())),
@@ -478,9 +479,13 @@ fn grpc(body: Incoming) -> Response<Body> {
         .unwrap()
 }
 
-/// Four mebibytes that no value is in, and of which no two places look alike.
-pub(super) fn large() -> Bytes {
-    static LARGE: OnceLock<Bytes> = OnceLock::new();
+/// Bytes of what [`large`] is.
+pub(super) const LARGE_LEN: usize = 1 << 30;
+const PIECE_LEN: usize = 1 << 22;
+
+/// A gibibyte that no value is in, and of which no two pieces are the same.
+pub(super) fn large() -> impl Iterator<Item = Bytes> {
+    static PIECE: OnceLock<Bytes> = OnceLock::new();
     let make = || {
         let mut state = 1_u64;
         let step = |_| {
@@ -489,9 +494,18 @@ pub(super) fn large() -> Bytes {
                 .wrapping_add(1);
             state.to_be_bytes()
         };
-        (0..1 << 19).flat_map(step).collect()
+        (0..PIECE_LEN / 8).flat_map(step).collect()
     };
-    LARGE.get_or_init(make).clone()
+    let piece: &Bytes = PIECE.get_or_init(make);
+    // Each begins somewhere else in the same bytes.
+    (0..LARGE_LEN / PIECE_LEN).flat_map(|at| [piece.slice(at..), piece.slice(..at)])
+}
+
+fn streamed(
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> UnsyncBoxBody<Bytes, Infallible> {
+    let frames = pieces.map(|piece| Ok(Frame::data(piece)));
+    StreamBody::new(tokio_stream::iter(frames)).boxed_unsync()
 }
 
 /// The secret as a service might write it.
