@@ -4,7 +4,7 @@ import math
 import os
 import time
 
-SAMPLES = 1000
+SAMPLES = 2000
 # Of the slowest, which tell of the machine, as many are left aside.
 KEPT = 0.9
 
