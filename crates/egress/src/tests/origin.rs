@@ -25,9 +25,10 @@ use hyper_util::{
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -36,6 +37,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::rig::CANARY;
+use crate::config::ClientCertificate;
 
 /// The authority of the internet in tests.
 pub(super) struct TestAuthority {
@@ -57,6 +59,8 @@ pub(super) struct Origin {
     pub(super) tls: SocketAddr,
     /// The same without HTTP/2.
     pub(super) old: SocketAddr,
+    /// The same for clients that show a certificate of the authority.
+    pub(super) mutual: SocketAddr,
     pub(super) plain: SocketAddr,
     /// Answers each connection with [`Self::canned`], whatever it is asked.
     pub(super) raw: SocketAddr,
@@ -87,17 +91,21 @@ impl Origin {
     /// Certificates are for `good.test`, `old.test` and names below `wild.test` alone.
     pub(super) async fn start() -> Arc<Self> {
         let (tls, old) = (acceptor(&["h2", "http/1.1"]), acceptor(&["http/1.1"]));
+        let mutual = mutual_acceptor();
         let listener = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let listeners = [
             listener().await.unwrap(),
             listener().await.unwrap(),
             listener().await.unwrap(),
             listener().await.unwrap(),
+            listener().await.unwrap(),
         ];
-        let [first, second, third, fourth] = listeners.each_ref().map(|l| l.local_addr().unwrap());
+        let [first, second, third, fourth, fifth] =
+            listeners.each_ref().map(|l| l.local_addr().unwrap());
         let origin = Arc::new(Self {
             tls: first,
             old: second,
+            mutual: fifth,
             plain: third,
             raw: fourth,
             canned: Mutex::default(),
@@ -105,8 +113,8 @@ impl Origin {
             read: Mutex::default(),
             stored: Mutex::default(),
         });
-        let [first, second, third, fourth] = listeners;
-        for (listener, acceptor) in [(first, tls), (second, old)] {
+        let [first, second, third, fourth, fifth] = listeners;
+        for (listener, acceptor) in [(first, tls), (second, old), (fifth, mutual)] {
             let own = Arc::clone(&origin);
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
@@ -289,9 +297,43 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     }
 }
 
-fn acceptor(alpn: &[&str]) -> TlsAcceptor {
+/// A certificate of a client with its key, as the operator would configure it.
+pub(super) fn client_certificate(host: &str) -> ClientCertificate {
     let key = KeyPair::generate().unwrap();
-    let names = ["good.test", "old.test", "*.wild.test"].map(str::to_owned);
+    let certificate = CertificateParams::new(["client".to_owned()])
+        .unwrap()
+        .signed_by(&key, &authority().issuer)
+        .unwrap();
+    let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
+    ClientCertificate {
+        host: host.to_owned(),
+        path: "client.pem".into(),
+        pem: pem.into_bytes().into(),
+    }
+}
+
+fn acceptor(alpn: &[&str]) -> TlsAcceptor {
+    acceptor_of(alpn, Arc::new(NoClientAuth))
+}
+
+fn mutual_acceptor() -> TlsAcceptor {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority().der.clone()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    acceptor_of(&["h2", "http/1.1"], verifier.build().unwrap())
+}
+
+fn acceptor_of(alpn: &[&str], clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let names = [
+        "good.test",
+        "old.test",
+        "*.wild.test",
+        "mutual.test",
+        "stranger.test",
+    ];
+    let names = names.map(str::to_owned);
     let certificate = CertificateParams::new(names)
         .unwrap()
         .signed_by(&key, &authority().issuer)
@@ -300,7 +342,7 @@ fn acceptor(alpn: &[&str]) -> TlsAcceptor {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();

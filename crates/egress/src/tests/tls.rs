@@ -57,6 +57,32 @@ async fn tls_02_06_the_name_is_that_of_the_address() {
     }
 }
 
+/// TLS-11: a host that asks for a client certificate is shown the operator's, with and without
+/// an allow list, and no other host is.
+#[tokio::test]
+async fn tls_11_a_host_that_asks_is_shown_the_operators_certificate() {
+    let allow = json!(["mutual.test", "stranger.test"]);
+    for (host, allow_net, alpn, expected) in [
+        ("mutual.test", allow.clone(), "http/1.1", 200),
+        ("mutual.test", json!(null), "http/1.1", 200),
+        ("stranger.test", allow, "http/1.1", 502),
+    ] {
+        let rig = Rig::new(policy(|document| {
+            document["allow_net"] = allow_net;
+            document["secrets"] = json!({});
+        }))
+        .await;
+        let stream = rig.connect_tls(host, &[alpn]).await;
+        let answer = rig
+            .talk(stream, GET.replace("good.test", host).as_bytes())
+            .await;
+        assert_eq!(status(&answer), expected, "{host}: {answer}");
+        let arrived = usize::from(expected == 200);
+        assert_eq!(rig.origin.lines().len(), arrived, "{host}");
+        rig.finish(1).await;
+    }
+}
+
 /// TLS-01: without a name the address tells it.
 #[tokio::test]
 async fn tls_01_without_a_name_the_address_tells_it() {
