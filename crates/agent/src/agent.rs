@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use tombolo_guest_proto::v1::SpawnRequest;
 
+use crate::deno::Deno;
 use crate::environment::Environment;
 use crate::fault::CallError;
 use crate::files::{Files, Handles};
@@ -21,6 +22,7 @@ pub(crate) struct Agent {
     pub(crate) files: Files,
     pub(crate) handles: Handles,
     pub(crate) turns: Turns,
+    pub(crate) deno: Deno,
     pub(crate) personalized: AtomicBool,
     /// Whether the clock, the host name and the like are this agent's to set.
     pub(crate) owns_system: bool,

@@ -7,6 +7,7 @@
 mod agent;
 mod boot;
 mod channel;
+mod deno;
 mod environment;
 mod fault;
 mod files;
@@ -42,6 +43,7 @@ use tombolo_sys::guest::wakeup;
 use agent::Agent;
 use boot::{BootError, OPEN_FILES_MAX};
 use channel::Port;
+use deno::Deno;
 use environment::Environment;
 use files::{Files, Handles};
 use log::log;
@@ -143,6 +145,11 @@ fn run() -> Result<(), RunError> {
     } else {
         spawner
     };
+    // Beside the socket, a test finds what is its own.
+    let scripts = match &options.listen {
+        Some(socket) => socket.with_extension("deno"),
+        None => deno::DIRECTORY.into(),
+    };
     let kills = KernelKills::watching().unwrap_or_default();
     let runtime = runtime(account.identity.clone())?;
     let agent = Arc::new(Agent {
@@ -152,6 +159,7 @@ fn run() -> Result<(), RunError> {
         files: Files::new(options.home.into()),
         handles: Handles::default(),
         turns: Turns::default(),
+        deno: Deno::prepare(scripts),
         personalized: AtomicBool::new(false),
         owns_system: in_guest,
         java_store: in_guest.then(trust::prepare_java).flatten(),
