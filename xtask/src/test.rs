@@ -3,13 +3,11 @@
 //! The state directory is new each time, so that what is tested includes the
 //! set-up; the last lines are the test runner's own summary.
 
-mod machines;
-mod state;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use tombolo_leftovers::RunDirectory;
 use tombolo_proc::Command;
 
 use crate::{
@@ -17,8 +15,10 @@ use crate::{
     tools::{self, cargo, ensure_root, ensure_subcommand, say, works, workspace},
 };
 
-use state::StateDirectory;
-
+const STATE_PREFIX: &str = "tombolo-test-";
+/// Images take gigabytes and sockets need short paths: neither `target` nor a
+/// `/tmp` in memory will do where this is there.
+const ROOMY: &str = "/var/tmp";
 /// Where the tests of real VMs find what set-up made.
 pub(crate) const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// Where they find the program under test.
@@ -123,7 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     {
         test_kvm::run_default(state.path())?;
     }
-    let tests = runner(arguments, &binary, state.as_ref().map(StateDirectory::path));
+    let tests = runner(arguments, &binary, state.as_ref().map(RunDirectory::path));
     tools::run(&tests)
 }
 
@@ -167,8 +167,14 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     Ok(metadata.target_directory.join("debug/tombolo").into())
 }
 
-pub(crate) fn set_up(binary: &Path) -> anyhow::Result<StateDirectory> {
-    let state = StateDirectory::new()?;
+pub(crate) fn set_up(binary: &Path) -> anyhow::Result<RunDirectory> {
+    let roomy = Path::new(ROOMY);
+    let parent = if roomy.is_dir() {
+        roomy.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let state = RunDirectory::below(&parent, STATE_PREFIX)?;
     say(&format!(
         "the state directory is {}",
         state.path().display()

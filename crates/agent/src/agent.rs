@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tombolo_guest_proto::v1::SpawnRequest;
 
 use crate::connect::Connections;
+use crate::deno::Deno;
 use crate::environment::Environment;
 use crate::fault::CallError;
 use crate::files::{Files, Handles};
@@ -24,6 +25,7 @@ pub(crate) struct Agent {
     pub(crate) turns: Turns,
     /// To programs that listen in the guest.
     pub(crate) connections: Connections,
+    pub(crate) deno: Deno,
     pub(crate) personalized: AtomicBool,
     /// Whether the clock, the host name and the like are this agent's to set.
     pub(crate) owns_system: bool,

@@ -24,8 +24,8 @@ use tombolo_guest_proto::v1::dial_target::To;
 use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget};
 use tonic::{Status, Streaming};
 
+use crate::deno::listeners::Search;
 use crate::fault::{CallError, Cause, at, blocking};
-use crate::listeners;
 use crate::log::log;
 
 const OPERATION: &str = "connect";
@@ -119,8 +119,11 @@ async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
 async fn listener_of(pid: i32) -> Result<SocketAddr, Status> {
     let missing = |errno| CallError::errno(OPERATION, "", errno);
     blocking(move || {
-        // The guest is ours to look into; files are those of the sandbox's user.
-        listeners::look(pid).map_err(missing)
+        if pid <= 0 || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            return Err(missing(Errno::SRCH));
+        }
+        let found = Search::default().look(pid);
+        found.ok_or_else(|| missing(Errno::CONNREFUSED))
     })
     .await
 }

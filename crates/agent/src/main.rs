@@ -8,12 +8,12 @@ mod agent;
 mod boot;
 mod channel;
 mod connect;
+mod deno;
 mod environment;
 mod fault;
 mod files;
 mod glob;
 mod jspath;
-mod listeners;
 mod log;
 mod network;
 mod pattern;
@@ -45,6 +45,7 @@ use agent::Agent;
 use boot::{BootError, OPEN_FILES_MAX};
 use channel::Port;
 use connect::Connections;
+use deno::Deno;
 use environment::Environment;
 use files::{Files, Handles};
 use log::log;
@@ -146,6 +147,11 @@ fn run() -> Result<(), RunError> {
     } else {
         spawner
     };
+    // Beside the socket, a test finds what is its own.
+    let scripts = match &options.listen {
+        Some(socket) => socket.with_extension("deno"),
+        None => deno::DIRECTORY.into(),
+    };
     let kills = KernelKills::watching().unwrap_or_default();
     let runtime = runtime(account.identity.clone())?;
     let agent = Arc::new(Agent {
@@ -156,6 +162,7 @@ fn run() -> Result<(), RunError> {
         handles: Handles::default(),
         turns: Turns::default(),
         connections: Connections::default(),
+        deno: Deno::prepare(scripts),
         personalized: AtomicBool::new(false),
         owns_system: in_guest,
         java_store: in_guest.then(trust::prepare_java).flatten(),

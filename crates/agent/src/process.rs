@@ -18,8 +18,9 @@ mod spawn;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
@@ -27,6 +28,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::watch;
 use tombolo_guest_proto::v1::{OomVerdict, ProcessInfo, WaitReply, WindowSize};
 
+use crate::deno::Role;
 use crate::fault::{CallError, at};
 use input::StdinPipe;
 pub(crate) use input::feed;
@@ -75,6 +77,8 @@ pub(crate) struct Process {
     /// How many processes the kernel had killed for memory before this began.
     kills_before: u64,
     streams: ProcessStreams,
+    /// Set for some processes of Deno's.
+    pub(crate) deno: OnceLock<Role>,
 }
 
 /// The agent's ends of a process's standard streams.
@@ -99,7 +103,7 @@ impl Process {
         ended.ok_or_else(|| no_process("wait"))
     }
 
-    fn kill(&self, signal: i32) -> Result<(), CallError> {
+    pub(crate) fn kill(&self, signal: i32) -> Result<(), CallError> {
         if self.exit().is_some() {
             return Err(no_process("kill"));
         }
@@ -111,6 +115,20 @@ impl Process {
         let signal = Signal::from_named_raw(signal);
         let signal = signal.ok_or_else(|| CallError::errno("kill", "", Errno::INVAL))?;
         kill_process(pid, signal).map_err(at("kill", ""))
+    }
+
+    /// Writes all that the process reads on its standard input, and closes that.
+    pub(crate) fn give_input(self: &Arc<Self>, input: Bytes) {
+        let process = Arc::clone(self);
+        tokio::spawn(async move {
+            let Some(stdin) = &process.streams.stdin else {
+                return;
+            };
+            if let Some(mut pipe) = stdin.lock().await.take() {
+                // A process that ends, or closes it, wants no more.
+                pipe.write_all(input).await.unwrap_or_default();
+            }
+        });
     }
 
     /// Closes the pipe of `stream`, so that the process learns that nobody reads
@@ -229,6 +247,7 @@ impl Processes {
             exit: watch::Sender::new(None),
             kills_before: self.kills.count(),
             streams,
+            deno: OnceLock::new(),
         });
         table.by_pid.insert(pid, Arc::clone(&process));
         process

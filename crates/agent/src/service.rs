@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::agent::Agent;
 use crate::connect::{self, Target};
+use crate::deno;
 use crate::fault::CallError;
 use crate::files;
 use crate::glob::expand_glob;
@@ -65,6 +66,9 @@ fn answer<T>(value: T) -> Answer<T> {
 
 #[tonic::async_trait]
 impl Contract for AgentService {
+    type DenoRestartsStream = Answers<v1::Empty>;
+    type DenoReplRunStream = Answers<v1::DenoFrame>;
+    type FetchStream = Answers<v1::DenoFrame>;
     type OutputStream = Answers<v1::OutputChunk>;
     type ReadFileStream = Answers<v1::DataChunk>;
     type ReadDirStream = Answers<v1::DirEntryBatch>;
@@ -154,6 +158,52 @@ impl Contract for AgentService {
     async fn list_processes(&self, _: Request<v1::Empty>) -> Answer<v1::ListProcessesReply> {
         let processes = self.agent.processes.list();
         answer(v1::ListProcessesReply { processes })
+    }
+
+    async fn spawn_deno(&self, request: Request<v1::SpawnDenoRequest>) -> Answer<v1::SpawnReply> {
+        let process = deno::spawn(&self.agent, request.into_inner()).await?;
+        answer(v1::SpawnReply { pid: process.pid })
+    }
+
+    async fn deno_restarts(
+        &self,
+        request: Request<v1::DenoRestartsRequest>,
+    ) -> Answer<Self::DenoRestartsStream> {
+        let v1::DenoRestartsRequest { pid, seen } = request.into_inner();
+        let process = self.agent.processes.find("watch", pid)?;
+        answer(Box::pin(deno::restarts(process, seen)?))
+    }
+
+    async fn deno_http_wait(
+        &self,
+        request: Request<v1::DenoRequest>,
+    ) -> Answer<v1::DenoHttpWaitReply> {
+        let pid = request.into_inner().pid;
+        let process = self.agent.processes.find("listen", pid)?;
+        answer(deno::http_wait(&process).await?)
+    }
+
+    async fn deno_repl_run(
+        &self,
+        request: Request<v1::DenoReplRunRequest>,
+    ) -> Answer<Self::DenoReplRunStream> {
+        let v1::DenoReplRunRequest { pid, request } = request.into_inner();
+        let process = self.agent.processes.find("repl", pid)?;
+        answer(Box::pin(deno::run(process, request).await?))
+    }
+
+    async fn deno_repl_close(&self, request: Request<v1::DenoRequest>) -> Answer<v1::Empty> {
+        // One that is not there is closed.
+        if let Ok(process) = self.agent.processes.find("repl", request.into_inner().pid) {
+            deno::close(process)?;
+        }
+        answer(EMPTY)
+    }
+
+    async fn fetch(&self, request: Request<Streaming<v1::DenoFrame>>) -> Answer<Self::FetchStream> {
+        let agent = Arc::clone(&self.agent);
+        let frames = deno::fetch(agent, request.into_inner()).await?;
+        answer(Box::pin(frames))
     }
 
     async fn get_env(&self, request: Request<v1::EnvKey>) -> Answer<v1::EnvValue> {

@@ -13,6 +13,7 @@ use tombolo_sys::guest::entropy::add_entropy;
 use tonic::Status;
 
 use crate::agent::Agent;
+use crate::deno;
 use crate::fault::{CallError, Cause, at, blocking};
 use crate::log::log;
 use crate::trust::{self, trust};
@@ -183,6 +184,7 @@ pub(crate) async fn prewarm(agent: &Agent, request: PrewarmRequest) -> Result<()
     }
     trust::rehearse(agent)?;
     if request.settle {
+        deno::warm(agent).await;
         if agent.owns_system {
             // The files are then at hand when a restored guest gets its own.
             write_names(NO_NAME, NO_MACHINE_ID);

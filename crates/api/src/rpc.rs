@@ -14,6 +14,7 @@
 //!   output comes as `stdout` and `stderr` yields nothing;
 //! - `processResize {pid, rows, columns}`: changes that terminal's size.
 
+mod deno;
 mod env;
 mod envelope;
 mod error;
@@ -26,6 +27,10 @@ mod processes;
 mod streams;
 mod values;
 
+pub use deno::{
+    DenoPidParams, DenoProcessParams, DenoReplCallParams, DenoReplEvalParams, DenoWatcherRestart,
+    FetchParams, FetchResult, Redirect, SpawnDenoParams, SpawnDenoResult, Watch,
+};
 pub use env::{EnvKeyParams, EnvSetParams};
 pub use envelope::{JsonRpc, Notification, Outcome, ProtocolError, Request, ServerMessage, code};
 pub use error::ErrorObject;

@@ -9,6 +9,7 @@ pub mod canary;
 pub mod certificates;
 pub mod client;
 pub mod memory;
+pub mod neighbour;
 pub mod network;
 pub mod rig;
 pub mod table;

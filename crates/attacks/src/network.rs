@@ -172,11 +172,6 @@ impl Network {
         self.directory.path().join("log")
     }
 
-    /// Where TLS would log its keys if it were asked by its environment.
-    pub fn key_log(&self) -> PathBuf {
-        self.directory.path().join("keys")
-    }
-
     /// Does something that blocks in the server's network.
     pub async fn inside<T: Send + 'static>(
         &self,

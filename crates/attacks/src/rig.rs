@@ -16,10 +16,11 @@ use tombolo_e2e::{Options, World, host};
 
 use crate::canary::Canary;
 use crate::client::Client;
+use crate::neighbour::Neighbour;
 use crate::network::Network;
 
 /// Where the programs of the attacks are in a sandbox.
-const GUEST_PLACE: &str = "/tmp/attacks";
+pub(crate) const GUEST_PLACE: &str = "/tmp/attacks";
 const GUEST_PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guest");
 /// How much the proxy may grow by one attack.
 const GROWTH_KIB_MAX: u64 = 64 << 10;
@@ -27,6 +28,8 @@ const GROWTH_KIB_MAX: u64 = 64 << 10;
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Nothing is opened or closed for this long.
 const AT_REST_AFTER: Duration = Duration::from_millis(500);
+/// No record is written for this long.
+const RECORDS_AT_REST_AFTER: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connections that the proxy may keep for later requests, those that attacks in
 /// other sandboxes have open at the same time, and its own.
@@ -46,6 +49,7 @@ pub struct Rig {
     /// The value that no guest may ever see.
     pub canary: Canary,
     client: Client,
+    neighbour: Option<Neighbour>,
 }
 
 /// What an attack did, as it says itself.
@@ -68,6 +72,7 @@ pub struct Before {
     sandbox: String,
     proxy: i32,
     records: usize,
+    of_neighbour: usize,
     memory_kib: u64,
     descriptors: usize,
     said: [usize; 5],
@@ -85,13 +90,7 @@ pub fn options(network: &Network) -> anyhow::Result<Options> {
         flags,
         beside: Some(network.server_pid()?),
         log: Some(network.log()),
-        env: vec![
-            ("TOMBOLO_LOG".to_owned(), "debug".to_owned()),
-            (
-                "SSLKEYLOGFILE".to_owned(),
-                network.key_log().to_string_lossy().into_owned(),
-            ),
-        ],
+        env: vec![("TOMBOLO_LOG".to_owned(), "debug".to_owned())],
         ..Options::default()
     })
 }
@@ -123,7 +122,14 @@ impl Rig {
             network,
             canary: Canary::new()?,
             client,
+            neighbour: None,
         })
+    }
+
+    /// The same with somebody beside those under attack.
+    pub async fn with_neighbour(mut self) -> anyhow::Result<Self> {
+        self.neighbour = Some(Neighbour::start(&self).await?);
+        Ok(self)
     }
 
     /// What is usual for a sandbox under attack.
@@ -191,6 +197,10 @@ impl Rig {
             sandbox: sandbox.to_owned(),
             proxy,
             records: self.records(sandbox)?.len(),
+            of_neighbour: match &self.neighbour {
+                Some(neighbour) => neighbour.count(self)?,
+                None => 0,
+            },
             memory_kib: memory_kib(proxy)?,
             descriptors: descriptors(proxy)?,
             said: self.outside().map(super::network::Host::count),
@@ -209,6 +219,9 @@ impl Rig {
         let attempts = report.attempts;
         let mut wrong = self.reached_after(before, report).await?;
         wrong.extend(self.proxy_after(before).await?);
+        if let Some(neighbour) = &self.neighbour {
+            wrong.extend(neighbour.after(self, before.of_neighbour).await?);
+        }
         wrong.extend(self.records_after(before, attempts).await?);
         Ok(wrong)
     }
@@ -360,13 +373,17 @@ impl Rig {
     /// G5: one record for each attempt, and the value in none.
     async fn records_after(&self, before: &Before, attempts: usize) -> anyhow::Result<Vec<String>> {
         let give_up = Instant::now() + SETTLE_MAX;
-        let mut new = Vec::new();
-        while Instant::now() < give_up {
-            new = self.records(&before.sandbox)?.split_off(before.records);
-            if new.len() >= attempts {
+        let (mut new, mut since) = (Vec::new(), Instant::now());
+        // Also one that is too many has its time to come.
+        while new.len() < attempts || since.elapsed() < RECORDS_AT_REST_AFTER {
+            if Instant::now() > give_up {
                 break;
             }
             sleep(LOOK_AGAIN).await;
+            let now = self.records(&before.sandbox)?.split_off(before.records);
+            if now.len() != new.len() {
+                (new, since) = (now, Instant::now());
+            }
         }
         let mut wrong = Vec::new();
         if new.len() != attempts {
@@ -438,8 +455,10 @@ impl Rig {
         let path = self.world.state().join("egress/audit.jsonl");
         let text = fs_err::read_to_string(path)?;
         let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        // There are many of others.
         let lines = complete
             .lines()
+            .filter(|line| line.contains(sandbox))
             .map(|line| serde_json::from_str(line).context("a record"));
         let mut records: Vec<Value> = lines.collect::<anyhow::Result<_>>()?;
         records.retain(|record| record["sandbox"] == sandbox);

@@ -133,6 +133,7 @@ async fn measure_with_pool(
     pool_full(client).await?;
     let sandbox = bench.sandbox().await?;
     report.push(Row::new("exec true", &bench.exec(&sandbox, runs).await?));
+    report.push(Row::new("deno eval", &bench.eval(&sandbox, runs).await?));
     for (name, bytes, repeat) in [
         ("1 KiB", 1024, runs),
         ("64 MiB", 64 * 1024 * 1024, runs.min(3)),

@@ -58,6 +58,8 @@ pub(crate) struct EgressSettings {
     pub(crate) hosts: BTreeMap<String, String>,
     pub(crate) private_networks: Vec<String>,
     pub(crate) root_files: Vec<PathBuf>,
+    /// By `name` or `name:port`.
+    pub(crate) client_certificates: BTreeMap<String, PathBuf>,
     pub(crate) audit_file_bytes_max: NonZeroU64,
     pub(crate) audit_files_kept: NonZeroU32,
 }
@@ -276,6 +278,7 @@ impl EgressSettings {
             hosts: value(&keys::EGRESS_HOSTS)?.hosts(),
             private_networks: value(&keys::EGRESS_PRIVATE_NETWORKS)?.networks(),
             root_files: value(&keys::EGRESS_ROOT_FILES)?.files(),
+            client_certificates: value(&keys::EGRESS_CLIENT_CERTIFICATES)?.host_files(),
             // The bounds of both keys begin at 1.
             audit_file_bytes_max: NonZeroU64::MIN.saturating_add((audit_file_mib << 20) - 1),
             audit_files_kept: NonZeroU32::MIN.saturating_add(audit_files - 1),

@@ -63,6 +63,7 @@ impl Place {
                 "hosts": {},
                 "private_networks": [],
                 "root_files": [],
+                "client_certificates": {},
                 "audit_file_bytes_max": 1 << 20,
                 "audit_files_kept": 1,
             },

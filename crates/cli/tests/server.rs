@@ -549,7 +549,7 @@ async fn run_refuses_a_server_with_another_configuration() {
         "session_grace": {"secs": 30, "nanos": 0}, "run_as": {"uid": 60790, "gid": 60790},
         "egress": {
             "run_as": {"uid": 60791, "gid": 60791}, "hosts": {}, "private_networks": [],
-            "root_files": [], "audit_file_bytes_max": 33_554_432, "audit_files_kept": 7,
+            "root_files": [], "client_certificates": {}, "audit_file_bytes_max": 33_554_432, "audit_files_kept": 7,
         },
     });
     let file = world.state.path().join("run/server.json");

@@ -224,7 +224,20 @@ row("sh.signal", async () => {
   controller.kill("SIGKILL");
   assert.equal((await child.output()).status.code, 137);
 });
-row("sandbox.fetch", () => sb.fetch("https://example.com"));
+row("sandbox.fetch", async () => {
+  const value = process.env.API_KEY;
+  const own = keep(await Sandbox.create({ allowNet: [HOST], secrets: { API_KEY: { hosts: [HOST], value } } }));
+  const authorization = await own.env.get("API_KEY");
+  const response = await own.fetch(`https://${HOST}/x`, { headers: { authorization } });
+  assert.deepEqual([response.status, response.headers.get("content-type")], [200, "application/json"]);
+  // The host saw the value; what it said of it is the placeholder again.
+  assert.deepEqual(await response.json(), { path: "/x", authorization, body: "" });
+  const denied = await own.fetch("https://evil.example/");
+  assert.equal(denied.status, 403);
+  assert.equal((await denied.json()).error, "egress_denied");
+  const error = await errorOf(own.fetch("ftp://example.com/"));
+  assert.ok(error instanceof TypeError && /Only http/.test(error.message), error.message);
+});
 row("sandbox.close", async () => {
   const own = await Sandbox.create();
   await own.close();
@@ -543,13 +556,222 @@ row("env.delete", async () => {
   assert.equal((await sb.env.toObject()).ROW_DELETE, undefined);
 });
 
+// Deno
+
+const quiet = { stdout: "piped", stderr: "piped" };
+const run = (options) => sb.deno.run({ ...quiet, ...options });
+const serving = (handler) => run({ code: `Deno.serve({ port: 0, onListen() {} }, ${handler});` });
+const timesOut = (promise, ms = 20_000) =>
+  Promise.race([promise, new Promise((_, reject) => setTimeout(() => reject(new Error("timed out")), ms))]);
+
+row("deno.run", async () => {
+  const process = await run({ code: "console.log(Deno.args, Deno.cwd()); Deno.exit(3)", scriptArgs: ["a", "--b"], cwd: "/tmp" });
+  const { stdoutText, status } = await process.output();
+  assert.deepEqual([stdoutText, status.code], ['[ "a", "--b" ] /tmp\n', 3]);
+});
+row("deno.run every extension", async () => {
+  const os = { cjs: 'const os = require("node:os");', cts: 'const os: any = require("node:os");' };
+  const typed = { ts: "const a: number = 1;", mts: "enum A { B }", tsx: "const a = 1 as number;" };
+  const extensions = ["js", "cjs", "mjs", "ts", "cts", "mts", "jsx", "tsx"];
+  await Promise.all(extensions.map(async (extension) => {
+    const code = `${os[extension] ?? 'import os from "node:os";'} ${typed[extension] ?? ""} console.log(typeof os.cpus);`;
+    const { stdoutText, stderrText } = await (await run({ code, extension })).output();
+    assert.equal(stdoutText, "function\n", `${extension}: ${stderrText}`);
+  }));
+});
+row("deno.run stdin, env, clearEnv", async () => {
+  const code = "console.log(Deno.env.get('A'), Deno.env.get('HOME'), await new Response(Deno.stdin.readable).text())";
+  const process = await run({ code, stdin: "piped", env: { A: "1" }, clearEnv: true });
+  const writer = process.stdin.getWriter();
+  await writer.write(bytes("typed"));
+  await writer.close();
+  assert.equal((await process.output()).stdoutText, "1 undefined typed\n");
+});
+row("deno.run long code", async () => {
+  const code = `console.log(${JSON.stringify("x".repeat(1_000_000))}.length)`;
+  assert.equal((await (await run({ code })).output()).stdoutText, "1000000\n");
+});
+row("deno.run code that is wrong", async () => {
+  const process = await run({ code: "let = ;" });
+  assert.equal(await process.httpReady, false);
+  const { status, stderrText } = await process.output();
+  assert.equal(status.code, 1);
+  assert.match(stderrText, /Expected|expected/);
+  assert.equal((await errorOf(run({ code: "1", extension: "py" }))).name, "ZodError");
+  const missing = await (await run({ entrypoint: "none.ts" })).output();
+  assert.match(missing.stderrText, /Module not found/);
+});
+row("deno.run entrypoint, watch", async () => {
+  const path = await file("console.log('one')");
+  await fs.rename(path, `${path}.ts`);
+  const process = await run({ entrypoint: `${path}.ts`, watch: true });
+  const restarted = new Promise((resolve) => process.addEventListener("restart", resolve));
+  const reader = process.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await reader.read()).value), "one\n");
+  await fs.writeTextFile(`${path}.ts`, "console.log('two')");
+  await timesOut(restarted);
+  assert.equal(new TextDecoder().decode((await reader.read()).value), "two\n");
+  await process.kill();
+  assert.equal((await process.status).signal, "SIGTERM");
+});
+row("denoProcess.httpReady", async () => {
+  const process = await serving("() => new Response()");
+  assert.equal(await process.httpReady, true);
+  const node = await run({ code: "import http from 'node:http'; http.createServer().listen(0)" });
+  assert.equal(await node.httpReady, true);
+  const ends = await run({ code: "1" });
+  assert.equal(await ends.httpReady, false);
+  const killed = await run({ code: "setInterval(() => {}, 1000)" });
+  await killed.kill();
+  assert.equal(await killed.httpReady, false);
+  await Promise.all([process, node].map((server) => server.kill()));
+});
+row("denoProcess.fetch", async () => {
+  const process = await serving(`async (request) => {
+    const { pathname, host } = new URL(request.url);
+    if (pathname === "/moved") return Response.redirect(new URL("/there", request.url));
+    if (pathname === "/none") return new Response(null, { status: 204 });
+    const headers = { "x-host": host, "x-method": request.method };
+    return new Response(await request.text() || pathname, { headers });
+  }`);
+  // At once, before it listens.
+  const posted = await process.fetch("https://example.com/a", { method: "POST", body: "b".repeat(200_000) });
+  assert.deepEqual([posted.headers.get("x-host"), posted.headers.get("x-method")], ["example.com", "POST"]);
+  assert.equal((await posted.text()).length, 200_000);
+  assert.equal(await (await process.fetch("http://h/moved")).text(), "/there");
+  const manual = await process.fetch("http://h/moved", { redirect: "manual" });
+  assert.deepEqual([manual.status, manual.headers.get("location")], [302, "http://h/there"]);
+  const none = await process.fetch("http://h/none");
+  assert.deepEqual([none.status, none.body], [204, null]);
+  await process.kill();
+  await process.status;
+  const error = await errorOf(process.fetch("http://h/"));
+  assert.deepEqual([error.constructor.name, error.code], ["ConnectionRefused", "ECONNREFUSED"]);
+});
+row("denoProcess.fetch aborted, broken off", async () => {
+  const process = await serving(`(request) => {
+    if (request.url.endsWith("/never")) return new Promise(() => {});
+    return new Response(new ReadableStream({ start: (it) => it.enqueue(new Uint8Array(9)) }));
+  }`);
+  await process.httpReady;
+  for (const path of ["never", "body"]) {
+    const controller = new AbortController();
+    const reading = process.fetch(`http://h/${path}`, { signal: controller.signal })
+      .then((response) => response.arrayBuffer());
+    setTimeout(() => controller.abort(), 300);
+    assert.equal((await timesOut(errorOf(reading))).name, "AbortError", path);
+  }
+  const reader = (await process.fetch("http://h/body")).body.getReader();
+  assert.equal((await reader.read()).value.length, 9);
+  await process.kill("SIGKILL");
+  await timesOut(errorOf(reader.read()));
+});
+row("deno.eval", async () => {
+  assert.equal(await sb.deno.eval("const a: number = 20; a * 2 + 2"), 42);
+});
+let shared;
+const repl = async () => shared ??= await sb.deno.repl(quiet);
+row("deno.repl", async () => {
+  const own = await sb.deno.repl({ ...quiet, scriptArgs: ["x"], env: { A: "1" }, cwd: "/tmp" });
+  assert.deepEqual(await own.eval("[Deno.args, Deno.env.get('A'), Deno.cwd()]"), [["x"], "1", "/tmp"]);
+  await own.eval("console.log('printed'); console.error('{\"ok\":1}')");
+  await own.close();
+  const { stdoutText, stderrText, status } = await own.output();
+  assert.deepEqual([stdoutText, stderrText, status.code], ["printed\n", '{"ok":1}\n', 0]);
+});
+row("repl.eval", async () => {
+  const it = await repl();
+  await fs.writeTextFile("/home/app/imported.ts", "export const imported: number = 5; export default 6;");
+  const cases = [
+    ["1 + 1", 2],
+    ["let kept = 1; kept", 1],
+    ["let kept = 2; kept", 2],
+    ["kept", 2],
+    ["await Promise.resolve('awaited')", "awaited"],
+    ["Promise.resolve('too')", "too"],
+    ["enum Color { Red, Green }; Color.Green", 1],
+    ["interface X {}; (3 as any)", 3],
+    ["import six, { imported as five } from './imported.ts'; six + five", 11],
+    ["(await import('./imported.ts')).imported", 5],
+    ["undefined", null],
+    ["() => 1", null],
+    ["", null],
+    ["({ a: [1, null, 'x'], b: undefined })", { a: [1, null, "x"] }],
+    ["new Map([['k', new Set([1])]])", [["k", [1]]]],
+    ["new Uint8Array([1, 2])", [1, 2]],
+    ["NaN", null],
+    ["'\\ud83d\\ude00\\u0000'", "\u{1f600}\0"],
+  ];
+  for (const [code, value] of cases) assert.deepEqual(await it.eval(code), value, code);
+  const all = await Promise.all([1, 2, 3].map((n) => it.eval(`await new Promise((r) => setTimeout(r, ${400 - n * 100})); ${n}`)));
+  assert.deepEqual(all, [1, 2, 3]);
+});
+row("repl.eval large values", async () => {
+  const it = await repl();
+  assert.equal((await it.eval("'x'.repeat(3_000_000)")).length, 3_000_000);
+  const error = await errorOf(it.eval("'x'.repeat(20_000_000)"));
+  assert.ok(error instanceof RangeError && error.code === "EMSGSIZE", error.message);
+});
+row("repl.eval what is thrown", async () => {
+  const it = await repl();
+  const cases = [
+    ["throw new RangeError('m')", "RangeError", "m"],
+    ["await Promise.reject(new TypeError('m'))", "TypeError", "m"],
+    ["let = ;", "SyntaxError", /Unexpected/],
+    ["nowhere", "ReferenceError", /nowhere is not defined/],
+    ["Deno.readTextFileSync('/nowhere')", "NotFound", /No such file/],
+    ["await import('./nowhere.ts')", "TypeError", /Module not found/],
+    ["new AbortController().signal.throwIfAborted() ?? AbortSignal.abort().throwIfAborted()", "DOMException", /abort/],
+    ["throw 'text'", "Error", /text/],
+    ["1n", "TypeError", /BigInt/],
+    ["const ring = {}; ring.ring = ring; ring", "TypeError", /circular/],
+  ];
+  for (const [code, name, message] of cases) {
+    const error = await errorOf(it.eval(code));
+    assert.equal(error.constructor.name, name, code);
+    assert.match(error.message, new RegExp(message), code);
+  }
+  const error = await errorOf(it.eval("function thrower() { throw new Error('m', { cause: new RangeError('c') }); }\nthrower()"));
+  assert.match(error.stack, /at thrower \(<anonymous>:1:28\)/);
+  assert.doesNotMatch(error.stack, /run\/tombolo|ext:core/);
+  assert.ok(error.cause instanceof RangeError);
+  // What nobody waits for ends nothing.
+  await it.eval("setTimeout(() => { throw new Error('late'); }, 0); Promise.reject(new Error('lost')); 0");
+  assert.equal(await it.eval("await new Promise((resolve) => setTimeout(resolve, 50)); 'alive'"), "alive");
+});
+row("repl.call", async () => {
+  const it = await repl();
+  await it.eval("function add(a: number, b: number) { return a + b; }");
+  assert.equal(await it.call("add", 1, 2), 3);
+  assert.deepEqual(await it.call("async (...all) => all", { my_key: 1 }, [null], "x"), [{ my_key: 1 }, [null], "x"]);
+  assert.equal((await errorOf(it.call("none"))).constructor.name, "ReferenceError");
+  assert.match((await errorOf(it.call("3"))).message, /not a function/);
+  assert.match((await errorOf(it.call("() => { throw new RangeError('m') }"))).message, /^m$/);
+});
+row("repl.close", async () => {
+  const it = await repl();
+  await it.close();
+  await it.close();
+  const gone = await errorOf(it.eval("1"));
+  assert.ok(gone instanceof TypeError && gone.code === "ENOENT", gone.message);
+  assert.equal((await it.status).code, 0);
+});
+row("repl.eval that ends, hangs or is killed", async () => {
+  const [exits, hangs, killed] = await Promise.all([1, 2, 3].map(() => sb.deno.repl(quiet)));
+  const pending = [exits.eval("Deno.exit(3)"), hangs.eval("for (;;) {}"), killed.eval("await new Promise(() => {})")]
+    .map((promise) => errorOf(promise));
+  assert.equal((await timesOut(exits.status)).code, 3);
+  await hangs.close();
+  await killed.kill();
+  for (const error of await timesOut(Promise.all(pending))) {
+    assert.ok(error instanceof TypeError && error.code === "ENOENT", error.message);
+  }
+  assert.equal((await timesOut(hangs.status)).signal, "SIGKILL");
+});
+
 // What is not built yet: the call must be refused, and at once.
 
 const later = {
-  "deno.run": () => sb.deno.run({ code: "1" }),
-  "deno.run entrypoint": () => sb.deno.run({ entrypoint: "main.ts", watch: true }),
-  "deno.eval": () => sb.deno.eval("1 + 1"),
-  "deno.repl": () => sb.deno.repl(),
   "deno.deploy": () => sb.deno.deploy("app"),
   "apps.get": () => client.apps.get("a"),
   "apps.list": () => client.apps.list(),
@@ -631,6 +853,8 @@ const prototypes = (object) => {
   const names = [];
   for (let proto = object; proto && proto !== Object.prototype; proto = Object.getPrototypeOf(proto)) {
     if ([EventTarget.prototype, Function.prototype].includes(proto)) break;
+    // What a class takes from another one of theirs has its rows there.
+    if (proto !== object && [sdk.ChildProcess.prototype, sdk.DenoProcess.prototype].includes(proto)) break;
     names.push(...Object.getOwnPropertyNames(proto));
   }
   return names;
@@ -643,6 +867,8 @@ const surface = () => ({
   deno: sb.deno,
   file: FsFile.prototype,
   process: sdk.ChildProcess.prototype,
+  denoProcess: sdk.DenoProcess.prototype,
+  repl: sdk.DenoRepl.prototype,
   apps: client.apps,
   layers: client.layers,
   volumes: client.volumes,

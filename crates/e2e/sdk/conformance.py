@@ -26,6 +26,7 @@ from deno_sandbox import snapshots, timelines, volumes
 from deno_sandbox.errors import (
     AuthenticationError,
     HTTPStatusError,
+    ProcessAlreadyExited,
     RpcValidationError,
     UnknownRpcMethod,
 )
@@ -285,7 +286,14 @@ async def _(w):
 
 @row("sb.fetch")
 async def _(w):
-    await w.sb.fetch("https://example.com")
+    options = {"allow_net": [HOST], "secrets": {"API_KEY": {"hosts": [HOST], "value": os.environ["API_KEY"]}}}
+    async with w.client.sandbox.create(**options) as own:
+        response = await own.fetch(f"https://{HOST}/")
+        assert response.status_code == 200
+        assert ["content-type", "application/json"] in response.headers, response.headers
+        denied = await own.fetch("https://evil.example/")
+        assert denied.status_code == 403
+        assert "Only http" in str(await error_of(own.fetch("ftp://example.com/")))
 
 
 @row("sb.close")
@@ -704,6 +712,123 @@ async def _(w):
     assert await w.sb.env.get("ROW_DELETE") is None
 
 
+async def deno(w, code, **options):
+    return await w.sb.deno.run(code=code, stdout="piped", stderr="piped", **options)
+
+
+SERVER = "Deno.serve({ port: 0, onListen() {} }, () => new Response('x', { status: 201 }))"
+
+
+@row("deno.run")
+async def _(w):
+    code = "console.log(Deno.args, await new Response(Deno.stdin.readable).text())"
+    child = await deno(w, code, script_args=["a"], stdin_data=[b"in", b"put"])
+    assert await child.stdout.read() == b'[ "a" ] input\n'
+    assert (await child.wait())["success"]
+    child = await deno(w, "let = ;")
+    assert b"SyntaxError" in await child.stderr.read()
+    assert (await child.wait())["code"] == 1
+    assert not await child.wait_http_ready()
+
+
+@row("deno.run entrypoint")
+async def _(w):
+    path = await w.file("const a: string = 'x'; console.log(a)")
+    await w.fs.rename(path, f"{path}.ts")
+    child = await w.sb.deno.run(entrypoint=f"{path}.ts", stdout="piped", stderr="piped")
+    assert await child.stdout.read() == b"x\n"
+    await child.wait()
+
+
+@row("deno.run every extension")
+async def _(w):
+    for extension in ("js", "cjs", "mjs", "ts", "cts", "mts", "jsx", "tsx"):
+        child = await deno(w, "console.log(1)", extension=extension)
+        assert await child.stdout.read() == b"1\n", extension
+        await child.wait()
+    error = await error_of(deno(w, "1", extension="py"))
+    assert "extension is not one of" in str(error), error
+    assert isinstance(await error_of(w.sb.deno.run()), RpcValidationError)
+
+
+@row("deno_process.wait_http_ready")
+async def _(w):
+    child = await deno(w, SERVER)
+    assert await child.wait_http_ready()
+    await child.kill()
+    error = await error_of(w.sb._rpc.call("denoHttpWait", {"pid": 999_999}))
+    assert isinstance(error, ProcessAlreadyExited), error
+
+
+@row("deno_process.fetch")
+async def _(w):
+    child = await deno(w, SERVER)
+    response = await child.fetch("https://example.com/a", method="POST")
+    assert response.status_code == 201
+    assert ["content-length", "1"] in response.headers, response.headers
+    await child.kill()
+    ended = await deno(w, "1")
+    assert "ConnectionRefused" in str(await error_of(ended.fetch("http://h/")))
+    await ended.wait()
+
+
+@row("deno_process.kill")
+async def _(w):
+    child = await deno(w, SERVER)
+    await child.kill()
+    await child.kill()
+
+
+@row("deno.eval")
+async def _(w):
+    assert await w.sb.deno.eval("const a: number = 20; a * 2 + 2") == 42
+
+
+@row("deno.repl")
+async def _(w):
+    repl = await w.sb.deno.repl(script_args=["x"], cwd="/tmp", stdout="piped", stderr="piped")
+    async with repl:
+        assert await repl.eval("[Deno.args, Deno.cwd()]") == [["x"], "/tmp"]
+        await repl.eval("console.log('printed')")
+        assert await repl.stdout.readline() == b"printed\n"
+
+
+@row("repl.eval")
+async def _(w):
+    async with await w.sb.deno.repl() as repl:
+        await repl.eval("let kept: number = 1")
+        assert await repl.eval("kept") == 1
+        assert await repl.eval("await Promise.resolve({ a: [null, 'x'] })") == {"a": [None, "x"]}
+        assert await repl.eval("undefined") is None
+        error = str(await error_of(repl.eval("throw new RangeError('m')")))
+        assert "'RangeError'" in error and "'m'" in error and "at <anonymous>:1:7" in error, error
+        assert "'SyntaxError'" in str(await error_of(repl.eval("let = ;")))
+        error = str(await error_of(repl.eval("'x'.repeat(2_000_000)")))
+        assert "'RangeError'" in error and "EMSGSIZE" in error, error
+        ended = await error_of(repl.eval("Deno.exit(1)"))
+        assert isinstance(ended, ProcessAlreadyExited), ended
+    child = await w.shell("sleep 600")
+    error = await error_of(w.sb._rpc.call("denoReplEval", {"pid": child.pid, "code": "1"}))
+    assert "not a REPL" in str(error), error
+    await child.kill()
+
+
+@row("repl.call")
+async def _(w):
+    async with await w.sb.deno.repl() as repl:
+        await repl.eval("const add = (a, b) => a + b")
+        assert await repl.call("add", [1, 2]) == 3
+        assert await repl.call("async (a) => [a]", ["x"]) == ["x"]
+
+
+@row("repl.close")
+async def _(w):
+    repl = await w.sb.deno.repl()
+    await repl.close()
+    await repl.close()
+    assert isinstance(await error_of(repl.eval("1")), ProcessAlreadyExited)
+
+
 # What is not built yet: the call must be refused, and at once.
 
 
@@ -712,21 +837,8 @@ async def drain(items):
         pass
 
 
-async def deno_process(w):
-    return await w.sb.deno.run(code="1", stdout="piped", stderr="piped")
-
-
 LATER = {
-    "deno.run": deno_process,
-    "deno.eval": lambda w: w.sb.deno.eval("1 + 1"),
-    "deno.repl": lambda w: w.sb.deno.repl(),
     "deno.deploy": lambda w: w.sb.deno.deploy("app"),
-    "deno_process.wait_http_ready": lambda w: w.sb._rpc.call("denoHttpWait", {"pid": 1}),
-    "deno_process.fetch": lambda w: w.sb._rpc.fetch("http://x/", "GET", None, None, 1),
-    "deno_process.kill": deno_process,
-    "repl.eval": lambda w: w.sb._rpc.call("denoReplEval", {"pid": 1, "code": "1"}),
-    "repl.call": lambda w: w.sb._rpc.call("denoReplCall", {"pid": 1, "fn": "f", "args": []}),
-    "repl.close": lambda w: w.sb._rpc.call("denoReplClose", {"pid": 1}),
     "build.wait": lambda w: drain(w.client.revisions.progress("r")),
     "build.logs": lambda w: drain(w.client.revisions.build_logs("r")),
     "apps.get": lambda w: w.client.apps.get("a"),

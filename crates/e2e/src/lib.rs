@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::time::timeout;
+use tombolo_leftovers::RunDirectory;
 use tombolo_proc::{Command, Output};
 
 pub use footprint::Footprint;
@@ -28,6 +28,8 @@ pub use load::{ANSWER_MAX, Answers, Load};
 const STATE_VARIABLE: &str = "TOMBOLO_STATE_DIR";
 /// Where they find the program under test.
 const BINARY_VARIABLE: &str = "TOMBOLO_TEST_BINARY";
+/// What the state directories of single tests begin with.
+const RUN_PREFIX: &str = "e2e-";
 /// Starting, and booting a template first if there is none yet.
 const START_MAX: Duration = Duration::from_mins(4);
 /// Ending the sandboxes and the children.
@@ -41,7 +43,7 @@ const POOL_SIZE: usize = 4;
 /// A running server with a state directory of its own.
 #[derive(Debug)]
 pub struct World {
-    directory: TempDir,
+    directory: RunDirectory,
     /// The same directory, as this process sees what is in it.
     state: PathBuf,
     binary: PathBuf,
@@ -329,13 +331,10 @@ struct Manifest {
 
 /// A state directory that has the artefacts and templates of another without
 /// copying them, and nothing else of it.
-async fn borrow(shared: &Path) -> anyhow::Result<TempDir> {
+async fn borrow(shared: &Path) -> anyhow::Result<RunDirectory> {
     // Inside the other: hard links need the same file system, and it goes
-    // away with the other when a run is killed.
-    let state = tempfile::Builder::new().prefix("e2e-").tempdir_in(shared)?;
-    // Several users pass through it.
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs_err::set_permissions(state.path(), open)?;
+    // away with the other when a run is killed, if not with the next test.
+    let state = RunDirectory::below(shared, RUN_PREFIX)?;
     let artefacts = state.path().join("artefacts");
     fs_err::create_dir(&artefacts)?;
     let text = fs_err::read_to_string(shared.join("artefacts/manifest.json"))?;
@@ -361,7 +360,7 @@ async fn borrow(shared: &Path) -> anyhow::Result<TempDir> {
 
 /// A state directory on which set-up has everything to do that comes after the
 /// engine and the guest's first file system.
-pub async fn half_set_up() -> anyhow::Result<TempDir> {
+pub async fn half_set_up() -> anyhow::Result<RunDirectory> {
     let state = borrow(Path::new(&variable(STATE_VARIABLE)?)).await?;
     let manifest_path = state.path().join("artefacts/manifest.json");
     let manifest: Manifest = serde_json::from_str(&fs_err::read_to_string(&manifest_path)?)?;

@@ -80,6 +80,7 @@ impl Proxy {
                 "hosts": hosts,
                 "private_networks": [],
                 "root_files": [at("roots.pem")],
+                "client_certificates": {},
                 "audit_file_bytes_max": AUDIT_FILE_BYTES_MAX,
                 "audit_files_kept": 1,
             },

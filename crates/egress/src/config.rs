@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     num::{NonZeroU32, NonZeroU64},
     os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
 };
+
+use zeroize::Zeroizing;
 
 use crate::control::open_descriptors;
 
@@ -22,6 +24,8 @@ pub struct EgressConfig {
     pub private_networks: Vec<String>,
     /// Further certificate authorities.
     pub root_files: Vec<RootFile>,
+    /// Certificates for hosts that ask for one.
+    pub client_certificates: Vec<ClientCertificate>,
     /// How much of the records is kept.
     pub audit: AuditBounds,
 }
@@ -53,6 +57,38 @@ impl RootFile {
             path: path.to_owned(),
             pem: fs_err::read(path)?,
         })
+    }
+}
+
+/// What the operator shows to a host that asks who is calling: certificates, and their key.
+/// Read before this process gives its rights up, as [`RootFile`].
+#[derive(Clone)]
+pub struct ClientCertificate {
+    pub(crate) host: String,
+    pub(crate) path: PathBuf,
+    pub(crate) pem: Zeroizing<Vec<u8>>,
+}
+
+impl ClientCertificate {
+    /// Reads a file in PEM: the certificate, those that vouch for it, and its key. `host` is
+    /// `name` or `name:port`. They are understood when the proxy starts.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(host: &str, path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            host: host.to_owned(),
+            path: path.to_owned(),
+            pem: Zeroizing::new(fs_err::read(path)?),
+        })
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("ClientCertificate");
+        text.field("host", &self.host).field("path", &self.path);
+        text.finish_non_exhaustive()
     }
 }
 

@@ -36,10 +36,10 @@ mod stream;
 mod upstream;
 
 pub use audit::OpenAuditError;
-pub use config::{AuditBounds, EgressConfig, EgressListeners, RootFile};
+pub use config::{AuditBounds, ClientCertificate, EgressConfig, EgressListeners, RootFile};
 pub use run::{EgressError, run};
 pub use store::StoreError;
-pub use upstream::{ResolverError, RootsError};
+pub use upstream::{IdentitiesError, ResolverError, RootsError};
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ use crate::{
     registry::Registry,
     sandbox::Shared,
     store::{Store, StoreError},
-    upstream::{Resolver, ResolverError, RootsError, read_roots},
+    upstream::{Identities, IdentitiesError, Resolver, ResolverError, RootsError, read_roots},
 };
 
 /// How long the prefix of identifiers of records is.
@@ -50,6 +50,9 @@ pub enum EgressError {
     /// Hosts could not be verified.
     #[error("cannot verify hosts")]
     Roots(#[from] RootsError),
+    /// Hosts that ask for a certificate could not be shown it.
+    #[error("cannot use the client certificates")]
+    Identities(#[from] IdentitiesError),
     /// Names could not be resolved.
     #[error("cannot resolve names")]
     Resolver(#[from] ResolverError),
@@ -87,6 +90,8 @@ pub async fn run(
         .hosts
         .iter()
         .map(|(name, to)| (name.as_str(), to.as_str()));
+    let certified = config.client_certificates.iter();
+    let certified = certified.map(|certificate| certificate.host.as_str());
     let networks = config.private_networks.iter().map(String::as_str);
     let counters = Arc::new(Counters::default());
     let (audit, lines) = Audit::new(Arc::clone(&counters), random_text(PREFIX_LEN)?);
@@ -95,9 +100,10 @@ pub async fn run(
         clock: Clock::start(),
         audit,
         counters,
-        operator: OperatorRules::parse(hosts, networks)?,
+        operator: OperatorRules::parse(hosts, networks)?.with_client_certificates(certified)?,
         resolver: Resolver::system()?,
         roots: read_roots(&config.root_files)?,
+        identities: Identities::read(&config.client_certificates)?,
         flow_serial: AtomicU64::new(0),
     });
     let registry = Arc::new(Registry::new(shared, store, opening_key));

@@ -31,7 +31,7 @@ use crate::{
     flow::FlowFacts,
     identity::{Peer, Place},
     rules::Rules,
-    upstream::{Dialler, Pool, Resolver},
+    upstream::{Dialler, Identities, Pool, Resolver},
 };
 
 /// Connections that a sandbox may have at a time; further ones are reset.
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) operator: OperatorRules,
     pub(crate) resolver: Resolver,
     pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) identities: Identities,
     pub(crate) flow_serial: AtomicU64,
 }
 
@@ -131,7 +132,7 @@ impl Sandbox {
         shared: Arc<Shared>,
     ) -> Result<Arc<Self>, SandboxError> {
         let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let dialler = Dialler::new(shared.resolver.clone(), &shared.roots)?;
+        let dialler = Dialler::new(shared.resolver.clone(), &shared.roots, &shared.identities)?;
         Ok(Arc::new(Self {
             identity,
             authority,

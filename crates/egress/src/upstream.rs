@@ -2,11 +2,14 @@
 //! kept for the next request of the same sandbox.
 
 mod dial;
+mod identity;
 mod pool;
 mod resolve;
 mod tls;
 
 pub(crate) use dial::{DialError, Dialler};
+pub(crate) use identity::Identities;
+pub use identity::IdentitiesError;
 pub(crate) use pool::{BodyError, Lease, Pool, PoolKey, RequestBody, SendError, Sent};
 pub(crate) use resolve::Resolver;
 pub use resolve::ResolverError;

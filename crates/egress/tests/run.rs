@@ -22,6 +22,7 @@ fn config(directory: &Path) -> EgressConfig {
         hosts: BTreeMap::new(),
         private_networks: Vec::new(),
         root_files: Vec::new(),
+        client_certificates: Vec::new(),
         audit: AuditBounds {
             file_bytes_max: NonZeroU64::MIN,
             files_kept: NonZeroU32::MIN,

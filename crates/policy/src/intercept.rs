@@ -27,6 +27,8 @@ pub enum InterceptReason {
     Secrets,
     /// Request rules apply here.
     Rules,
+    /// The operator shows this host a certificate.
+    ClientCertificate,
     /// There is no allow list, no secret and no rule that would need it.
     NothingToEnforce,
 }
@@ -40,6 +42,7 @@ impl InterceptReason {
             Self::Restricted => "restricted",
             Self::Secrets => "secrets",
             Self::Rules => "rules",
+            Self::ClientCertificate => "client_certificate",
             Self::NothingToEnforce => "nothing_to_enforce",
         }
     }
@@ -54,6 +57,8 @@ pub struct InterceptPolicy {
     /// Where secrets may be used, and where rules apply.
     pub(crate) secrets: Vec<AllowEntry>,
     pub(crate) rules: Vec<AllowEntry>,
+    /// Where the operator shows a certificate, which the sandbox cannot.
+    pub(crate) certified: Vec<AllowEntry>,
 }
 
 impl InterceptPolicy {
@@ -76,6 +81,9 @@ impl InterceptPolicy {
         }
         if speaks(&self.rules) {
             return Interception::Terminate(InterceptReason::Rules);
+        }
+        if speaks(&self.certified) {
+            return Interception::Terminate(InterceptReason::ClientCertificate);
         }
         // An address that is listed is reached whole, so no name needs to be enforced there.
         if self.restricted && matches!(target, Target::Name(_)) {

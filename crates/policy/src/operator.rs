@@ -26,6 +26,7 @@ pub const OPERATOR_ENTRIES_MAX: usize = 1024;
 pub struct OperatorRules {
     hosts: BTreeMap<(HostName, Option<u16>), OverrideTarget>,
     private_networks: Vec<IpNet>,
+    certified: Vec<AllowEntry>,
 }
 
 /// Where an overridden name leads.
@@ -82,6 +83,7 @@ impl OperatorRules {
         Self {
             hosts: BTreeMap::new(),
             private_networks: Vec::new(),
+            certified: Vec::new(),
         }
     }
 
@@ -113,15 +115,32 @@ impl OperatorRules {
         Ok(rules)
     }
 
+    /// Adds the hosts, `name` or `name:port`, that are shown a certificate of the operator.
+    ///
+    /// # Errors
+    /// The first entry that is not a host.
+    pub fn with_client_certificates<'a>(
+        mut self,
+        hosts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, OperatorRulesError> {
+        for key in hosts {
+            let (name, port) = parse_key(key)?;
+            if self.certified.len() >= OPERATOR_ENTRIES_MAX {
+                return Err(OperatorRulesError::TooMany);
+            }
+            let entry = AllowEntry::new(HostPattern::Exact(name), port);
+            self.certified.push(entry);
+        }
+        Ok(self)
+    }
+
+    /// Where the operator shows a certificate.
+    pub(crate) fn certified(&self) -> &[AllowEntry] {
+        &self.certified
+    }
+
     fn add_host(&mut self, key: &str, target: &str) -> Result<(), OperatorRulesError> {
-        let refuse = |source| OperatorRulesError::Key {
-            key: key.to_owned(),
-            source,
-        };
-        let entry = AllowEntry::parse(key).map_err(|error| refuse(Some(error)))?;
-        let HostPattern::Exact(name) = entry.host() else {
-            return Err(refuse(None));
-        };
+        let (name, port) = parse_key(key)?;
         let target = parse_target(target)?;
         if classify(target.address).class == AddressClass::Metadata {
             return Err(OperatorRulesError::Metadata {
@@ -131,7 +150,7 @@ impl OperatorRules {
         if self.hosts.len() >= OPERATOR_ENTRIES_MAX {
             return Err(OperatorRulesError::TooMany);
         }
-        self.hosts.insert((name.clone(), entry.port()), target);
+        self.hosts.insert((name, port), target);
         Ok(())
     }
 
@@ -181,6 +200,19 @@ impl OperatorRules {
         let from = (name.clone(), None);
         let to = (name.clone(), Some(u16::MAX));
         self.hosts.range(from..=to).next().is_some()
+    }
+}
+
+/// A host, on one port or on any.
+fn parse_key(key: &str) -> Result<(HostName, Option<u16>), OperatorRulesError> {
+    let refuse = |source| OperatorRulesError::Key {
+        key: key.to_owned(),
+        source,
+    };
+    let entry = AllowEntry::parse(key).map_err(|error| refuse(Some(error)))?;
+    match entry.host() {
+        HostPattern::Exact(name) => Ok((name.clone(), entry.port())),
+        _ => Err(refuse(None)),
     }
 }
 

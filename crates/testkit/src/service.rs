@@ -225,6 +225,9 @@ macro_rules! agent_service {
 agent_service! {
     {
         type OutputStream = Answers<guest::OutputChunk>;
+        type DenoRestartsStream = Answers<guest::Empty>;
+        type DenoReplRunStream = Answers<guest::DenoFrame>;
+        type FetchStream = Answers<guest::DenoFrame>;
         type ReadFileStream = Answers<guest::DataChunk>;
         type ReadDirStream = Answers<guest::DirEntryBatch>;
         type WalkStream = Answers<guest::WalkEntryBatch>;
@@ -386,6 +389,13 @@ agent_service! {
             let env = agent.env().into_iter().collect();
             Ok(Response::new(guest::EnvMap { env }))
         }
+
+        async fn fetch(
+            &self,
+            _: Request<Streaming<guest::DenoFrame>>,
+        ) -> Result<Response<Self::FetchStream>, Status> {
+            Err(Status::unimplemented("the fake agent has no fetch"))
+        }
     }
     refused {
         personalize(PersonalizeRequest) -> guest::Empty;
@@ -395,6 +405,11 @@ agent_service! {
         close_output(CloseOutputRequest) -> guest::Empty;
         resize_pty(ResizePtyRequest) -> guest::Empty;
         list_processes(Empty) -> guest::ListProcessesReply;
+        spawn_deno(SpawnDenoRequest) -> guest::SpawnReply;
+        deno_restarts(DenoRestartsRequest) -> Self::DenoRestartsStream;
+        deno_http_wait(DenoRequest) -> guest::DenoHttpWaitReply;
+        deno_repl_run(DenoReplRunRequest) -> Self::DenoReplRunStream;
+        deno_repl_close(DenoRequest) -> guest::Empty;
         read_dir(PathRequest) -> Self::ReadDirStream;
         mkdir(MkdirRequest) -> guest::Empty;
         rename(TwoPathsRequest) -> guest::Empty;

@@ -44,7 +44,7 @@ impl StdinPipe {
         }
     }
 
-    async fn write_all(&mut self, mut data: Bytes) -> Result<(), Errno> {
+    pub(super) async fn write_all(&mut self, mut data: Bytes) -> Result<(), Errno> {
         while !data.is_empty() {
             let written = match &self.fd {
                 Some(fd) => rustix::io::write(fd, &data),

@@ -26,6 +26,9 @@ pub struct ErrorObject {
     /// What it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Box<ErrorObject>>,
+    /// The errors of an `AggregateError`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Vec<ErrorObject>>,
 }
 
 impl ErrorObject {

@@ -110,3 +110,20 @@ pub const ENV_SET: &str = "envSet";
 pub const ENV_TO_OBJECT: &str = "envToObject";
 /// Removes a variable.
 pub const ENV_DELETE: &str = "envDelete";
+
+/// Starts Deno on a program.
+pub const SPAWN_DENO: &str = "spawnDeno";
+/// Starts a Deno process that evaluates what it is sent.
+pub const SPAWN_DENO_REPL: &str = "spawnDenoRepl";
+/// Waits for a process to listen on a port.
+pub const DENO_HTTP_WAIT: &str = "denoHttpWait";
+/// Evaluates code in a REPL.
+pub const DENO_REPL_EVAL: &str = "denoReplEval";
+/// Calls a function in a REPL.
+pub const DENO_REPL_CALL: &str = "denoReplCall";
+/// Ends a REPL.
+pub const DENO_REPL_CLOSE: &str = "denoReplClose";
+/// Server: a program that watches its files starts anew.
+pub const DENO_WATCHER_RESTART: &str = "$sandbox.deno.watcher.restart";
+/// Fetches from within the sandbox.
+pub const FETCH: &str = "fetch";

@@ -100,9 +100,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "LEAK-07",
         "key logs, captures, another proxy on the way",
-        Partly(
-            "there is no way to configure any; a key log in the environment of `up` does not reach the proxy",
-        ),
+        Partly("there is no way to configure any; only key logs are asked for by the environment"),
     ),
     row(
         "LEAK-08",

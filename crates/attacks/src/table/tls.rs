@@ -1,6 +1,6 @@
 //! Rows of the chapters about TLS and HTTP.
 
-use super::{Holds, NotTried, Partly, Row, row};
+use super::{Holds, Partly, Row, row};
 
 pub(super) const ROWS: &[Row] = &[
     row("TLS-01", "no server name", Holds),
@@ -37,11 +37,7 @@ pub(super) const ROWS: &[Row] = &[
         Holds,
     ),
     row("TLS-10", "old versions of TLS, renegotiation", Holds),
-    row(
-        "TLS-11",
-        "hosts that ask for a client certificate",
-        NotTried("client certificates are not built; such hosts can be passed through"),
-    ),
+    row("TLS-11", "hosts that ask for a client certificate", Holds),
     row("TLS-12", "clients that pin certificates", Holds),
     row(
         "TLS-13",

@@ -28,7 +28,6 @@ pub(super) async fn attack(
         "LEAK-04" => of_guests(rig, sandbox).await?,
         "LEAK-05" => of_processes(rig, sandbox).await?,
         "LEAK-06" => answered(rig, sandbox).await?,
-        "LEAK-07" => key_log(rig),
         "LEAK-08" => at_rest(rig).await?,
         "TIM-02" => own_sandbox(rig, id, judged(rig)).await?,
         _ => return Ok(None),
@@ -216,17 +215,6 @@ async fn answered(rig: &Rig, sandbox: &str) -> anyhow::Result<Vec<String>> {
         ));
     }
     Ok(wrong)
-}
-
-/// LEAK-07: the server was started with a key log in its environment.
-fn key_log(rig: &Rig) -> Vec<String> {
-    let path = rig.network.key_log();
-    let len = fs_err::metadata(&path).map_or(0, |metadata| metadata.len());
-    if len == 0 {
-        Vec::new()
-    } else {
-        vec![format!("{} has {len} bytes", path.display())]
-    }
 }
 
 /// LEAK-08: the database and the records of the proxy, also after a crash.

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
+use tombolo_api::rpc::{
+    DenoPidParams, DenoProcessParams, DenoReplEvalParams, SpawnResult, Stdio, methods,
+};
 
 use crate::client::process::{SpawnOptions, Stdin, WaitResult};
 use crate::client::{Connection, NewSandbox, RestClient};
@@ -118,6 +121,32 @@ impl<'a> Bench<'a> {
         Ok(samples)
     }
 
+    /// What `deno.eval("1 + 1")` of the SDKs does: a REPL that starts, answers
+    /// and is told to end.
+    pub(super) async fn eval(&self, sandbox: &Connection, runs: u32) -> Outcome<Samples> {
+        let quiet = DenoProcessParams {
+            stdout: Some(Stdio::Null),
+            stderr: Some(Stdio::Null),
+            ..DenoProcessParams::default()
+        };
+        let mut samples = Samples::default();
+        for _ in 0..runs {
+            let begun = Instant::now();
+            let repl: SpawnResult = sandbox.call(methods::SPAWN_DENO_REPL, &quiet).await?;
+            let code = "1 + 1".to_owned();
+            let pid = repl.pid;
+            let eval = DenoReplEvalParams { pid, code };
+            let sum: u32 = sandbox.call(methods::DENO_REPL_EVAL, &eval).await?;
+            check(sum == 2)?;
+            let close = DenoPidParams { pid };
+            sandbox
+                .call::<_, ()>(methods::DENO_REPL_CLOSE, &close)
+                .await?;
+            samples.push(begun.elapsed());
+        }
+        Ok(samples)
+    }
+
     pub(super) async fn files(
         &self,
         sandbox: &Connection,
@@ -185,7 +214,7 @@ fn check(same: bool) -> Outcome {
     }
     Err(Failure::message(
         tombolo_diag::ExitCode::Internal,
-        "a file came back otherwise than it went",
+        "what came back is not what went",
     ))
 }
 

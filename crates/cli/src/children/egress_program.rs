@@ -2,7 +2,7 @@
 //! process is nobody but its own user.
 
 use tombolo_diag::ExitCode;
-use tombolo_egress::{AuditBounds, EgressConfig, EgressListeners, RootFile};
+use tombolo_egress::{AuditBounds, ClientCertificate, EgressConfig, EgressListeners, RootFile};
 
 use super::EgressLaunch;
 use crate::failure::{Failure, Outcome};
@@ -27,6 +27,16 @@ pub(super) fn open(launch: EgressLaunch) -> Outcome<Ready> {
         })?;
         root_files.push(file);
     }
+    let mut client_certificates = Vec::new();
+    for (host, path) in &launch.settings.client_certificates {
+        let certificate = ClientCertificate::read(host, path).map_err(|error| {
+            Failure::new(ExitCode::Config, error).hint(
+                "egress.client_certificates names files of certificates with their keys; take it \
+                 away, or put the file back",
+            )
+        })?;
+        client_certificates.push(certificate);
+    }
     let control_uid = Some(launch.control_uid);
     let listeners = EgressListeners::bind(&launch.control, &launch.descriptors, control_uid)?;
     let config = EgressConfig {
@@ -34,6 +44,7 @@ pub(super) fn open(launch: EgressLaunch) -> Outcome<Ready> {
         hosts: launch.settings.hosts,
         private_networks: launch.settings.private_networks,
         root_files,
+        client_certificates,
         audit: AuditBounds {
             file_bytes_max: launch.settings.audit_file_bytes_max,
             files_kept: launch.settings.audit_files_kept,

@@ -83,6 +83,9 @@ pub(crate) struct SettingArgs {
     /// Further certificate authorities to verify hosts by; may be repeated [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) egress_root_file: Vec<String>,
+    /// A certificate with its key to show to a host; may be repeated [default: none]
+    #[arg(long, value_name = "NAME=FILE")]
+    pub(crate) egress_client_certificate: Vec<String>,
     /// How large a file of egress records grows [default: 32]
     #[arg(long, value_name = "MIB")]
     pub(crate) egress_audit_file_mib: Option<String>,
@@ -109,6 +112,7 @@ impl SettingArgs {
         let hosts = joined(&self.egress_host);
         let private_networks = joined(&self.egress_private_network);
         let root_files = joined(&self.egress_root_file);
+        let client_certificates = joined(&self.egress_client_certificate);
         [
             (&keys::LISTEN, &self.listen),
             (&keys::ISOLATION, &self.isolation),
@@ -127,6 +131,7 @@ impl SettingArgs {
             (&keys::EGRESS_HOSTS, &hosts),
             (&keys::EGRESS_PRIVATE_NETWORKS, &private_networks),
             (&keys::EGRESS_ROOT_FILES, &root_files),
+            (&keys::EGRESS_CLIENT_CERTIFICATES, &client_certificates),
             (&keys::EGRESS_AUDIT_FILE_MIB, &self.egress_audit_file_mib),
             (&keys::EGRESS_AUDIT_FILES, &self.egress_audit_files),
             (&keys::INGRESS_LISTEN, &self.ingress_listen),

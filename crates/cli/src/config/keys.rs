@@ -239,6 +239,17 @@ pub(crate) const EGRESS_ROOT_FILES: Key = Key {
               this machine trusts. Root reads them when the egress proxy starts.",
 };
 
+pub(crate) const EGRESS_CLIENT_CERTIFICATES: Key = Key {
+    name: "egress.client_certificates",
+    variable: "TOMBOLO_EGRESS_CLIENT_CERTIFICATES",
+    kind: Kind::HostFiles,
+    default: Default::Empty,
+    meaning: "Files that hosts which ask for a client certificate are shown, as PEM: the certificate, those \
+              that vouch for it, and its key. Requests of every sandbox that may reach the host are \
+              sent under it, unless the sandbox's policy passes the host through; no sandbox has \
+              the key. Root reads the files when the egress proxy starts.",
+};
+
 pub(crate) const EGRESS_AUDIT_FILE_MIB: Key = Key {
     name: "egress.audit_file_mib",
     variable: "TOMBOLO_EGRESS_AUDIT_FILE_MIB",
@@ -311,6 +322,7 @@ pub(crate) const KEYS: &[&Key] = &[
     &EGRESS_HOSTS,
     &EGRESS_PRIVATE_NETWORKS,
     &EGRESS_ROOT_FILES,
+    &EGRESS_CLIENT_CERTIFICATES,
     &EGRESS_AUDIT_FILE_MIB,
     &EGRESS_AUDIT_FILES,
     &INGRESS_LISTEN,

@@ -146,6 +146,18 @@ fn lists_are_written_as_the_place_allows() {
     assert_eq!(egress.private_networks, ["10.1.0.0/16"]);
     assert_eq!(egress.audit_file_bytes_max.get(), 1 << 20);
     assert_eq!(egress.audit_files_kept.get(), 2);
+    let file =
+        "[egress]\nclient_certificates = { 'a.example:8443' = '/a.pem', 'b.example' = '/b.pem' }";
+    let flags = (
+        "egress.client_certificates",
+        "a.example:8443=/a.pem,b.example=/b.pem",
+    );
+    let expected = [("a.example:8443", "/a.pem"), ("b.example", "/b.pem")];
+    let expected = expected.map(|(name, path)| (name.to_owned(), path.into()));
+    for (flags, file) in [(&[][..], file), (&[flags], "")] {
+        let egress = resolve(flags, &[], file).unwrap().egress;
+        assert_eq!(egress.client_certificates, expected.clone().into());
+    }
     let egress = resolve(&[], &[("TOMBOLO_EGRESS_ROOT_FILES", "/a,/b")], "")
         .unwrap()
         .egress;
@@ -184,6 +196,16 @@ fn what_the_egress_proxy_could_not_use_is_refused() {
             &[("egress.root_files", "roots.pem")],
             "egress.root_files = roots.pem (from the flag --egress-root-file) is not possible: \
              \"roots.pem\" is not an absolute path",
+        ),
+        (
+            &[("egress.client_certificates", "a.example=client.pem")],
+            "egress.client_certificates = a.example=client.pem (from the flag \
+             --egress-client-certificate) is not possible: \"client.pem\" is not an absolute path",
+        ),
+        (
+            &[("egress.client_certificates", "*.example=/client.pem")],
+            "egress.client_certificates = *.example=/client.pem (from the flag \
+             --egress-client-certificate) is not possible: `*.example` is not a host name",
         ),
         (
             &[("egress.run_as", "60790:60791")],

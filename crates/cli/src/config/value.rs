@@ -72,6 +72,8 @@ pub(crate) enum Kind {
     File,
     /// The name of a domain.
     Domain,
+    /// Names and absolute paths of files.
+    HostFiles,
 }
 
 /// A value that is within its bounds.
@@ -87,6 +89,7 @@ pub(crate) enum Value {
     Files(Vec<PathBuf>),
     File(Option<PathBuf>),
     Domain(String),
+    HostFiles(BTreeMap<String, PathBuf>),
 }
 
 /// How strongly sandboxes are kept apart from the machine. All are virtual
@@ -136,6 +139,8 @@ pub(crate) enum ValueError {
     List,
     #[error("\"{entry}\" is not a name and an address with = between them")]
     NotHost { entry: String },
+    #[error("\"{entry}\" is not a name and a file with = between them")]
+    NotHostFile { entry: String },
     #[error("\"{name}\" is there twice")]
     Twice { name: String },
     #[error(transparent)]
@@ -194,30 +199,60 @@ impl Kind {
                 let base: IngressBase = given.text()?.parse().map_err(ValueError::NotDomain)?;
                 Ok(Value::Domain(base.to_string()))
             }
+            Self::HostFiles => parse_host_files(&given.entries()).map(Value::HostFiles),
         }
     }
 
     /// Whether it takes any number of entries, each of which can be a flag.
     pub(crate) fn is_list(&self) -> bool {
-        matches!(self, Self::Hosts | Self::Networks | Self::Files)
+        matches!(
+            self,
+            Self::Hosts | Self::Networks | Self::Files | Self::HostFiles
+        )
     }
 }
 
 /// The table as the proxy will read it, checked by the proxy's own rules.
 fn parse_hosts(entries: &[&str]) -> Result<BTreeMap<String, String>, ValueError> {
-    let mut hosts = BTreeMap::new();
-    for entry in entries {
-        let (name, address) = entry.split_once('=').ok_or_else(|| ValueError::NotHost {
-            entry: (*entry).to_owned(),
-        })?;
-        let (name, address) = (name.trim().to_owned(), address.trim().to_owned());
-        if hosts.insert(name.clone(), address).is_some() {
-            return Err(ValueError::Twice { name });
-        }
-    }
+    let hosts = pairs(entries, |entry| ValueError::NotHost { entry })?;
     let pairs = hosts.iter().map(|(name, to)| (name.as_str(), to.as_str()));
     OperatorRules::parse(pairs, []).map_err(|error| ValueError::Operator(Box::new(error)))?;
     Ok(hosts)
+}
+
+/// The same with files.
+fn parse_host_files(entries: &[&str]) -> Result<BTreeMap<String, PathBuf>, ValueError> {
+    let files = pairs(entries, |entry| ValueError::NotHostFile { entry })?;
+    let names = files.keys().map(String::as_str);
+    OperatorRules::closed()
+        .with_client_certificates(names)
+        .map_err(|error| ValueError::Operator(Box::new(error)))?;
+    let files = files.into_iter().map(|(name, path)| {
+        let path = PathBuf::from(path);
+        if path.is_absolute() {
+            Ok((name, path))
+        } else {
+            Err(ValueError::NotAbsolute { path })
+        }
+    });
+    files.collect()
+}
+
+/// Names, each once, and what is said of them.
+fn pairs(
+    entries: &[&str],
+    refuse: impl Fn(String) -> ValueError,
+) -> Result<BTreeMap<String, String>, ValueError> {
+    let mut pairs = BTreeMap::new();
+    for entry in entries {
+        let pair = entry.split_once('=');
+        let (name, value) = pair.ok_or_else(|| refuse((*entry).to_owned()))?;
+        let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
+        if pairs.insert(name.clone(), value).is_some() {
+            return Err(ValueError::Twice { name });
+        }
+    }
+    Ok(pairs)
 }
 
 fn parse_files(entries: &[&str]) -> Result<Vec<PathBuf>, ValueError> {
@@ -272,6 +307,11 @@ impl fmt::Display for Kind {
             ),
             Self::File => formatter.write_str("an absolute path"),
             Self::Domain => formatter.write_str("the name of a domain, in lower case"),
+            Self::HostFiles => formatter.write_str(
+                "names and absolute paths: in the file a table such as \
+                 { \"api.example.com\" = \"/etc/tombolo/client.pem\" } with the names in quotes, \
+                 elsewhere NAME[:PORT]=FILE with commas between them",
+            ),
         }
     }
 }
@@ -346,6 +386,13 @@ impl Value {
     pub(super) fn domain(self) -> String {
         match self {
             Self::Domain(value) => value,
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn host_files(self) -> BTreeMap<String, PathBuf> {
+        match self {
+            Self::HostFiles(value) => value,
             other => mismatch(&other),
         }
     }

@@ -36,7 +36,7 @@ use crate::{
     rules::Rules,
     sandbox::Shared,
     store::Store,
-    upstream::Resolver,
+    upstream::{Identities, Resolver},
 };
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
@@ -54,6 +54,7 @@ fn start(directory: &Path) -> Control {
         operator: OperatorRules::closed(),
         resolver: Resolver::Table(Arc::default()),
         roots: Arc::new(rustls::RootCertStore::empty()),
+        identities: Identities::default(),
         flow_serial: AtomicU64::new(0),
     });
     let (store, key) = Store::open(directory).unwrap();

@@ -598,7 +598,7 @@ async fn http_24_a_guest_that_does_not_read_stalls_itself_alone() {
     }
     // 64 times 4 MiB are asked for. What the host has in its buffers is counted as well.
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 128 << 20, "{grown} bytes");
+    assert!(grown < 96 << 20, "{grown} bytes");
     let answer = rig
         .talk_tls("GET / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n")
         .await;

@@ -25,9 +25,10 @@ use hyper_util::{
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -36,6 +37,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::rig::CANARY;
+use crate::config::ClientCertificate;
 
 /// The authority of the internet in tests.
 pub(super) struct TestAuthority {
@@ -57,6 +59,8 @@ pub(super) struct Origin {
     pub(super) tls: SocketAddr,
     /// The same without HTTP/2.
     pub(super) old: SocketAddr,
+    /// The same for clients that show a certificate of the authority.
+    pub(super) mutual: SocketAddr,
     pub(super) plain: SocketAddr,
     /// Answers each connection with [`Self::canned`], whatever it is asked.
     pub(super) raw: SocketAddr,
@@ -87,17 +91,21 @@ impl Origin {
     /// Certificates are for `good.test`, `old.test` and names below `wild.test` alone.
     pub(super) async fn start() -> Arc<Self> {
         let (tls, old) = (acceptor(&["h2", "http/1.1"]), acceptor(&["http/1.1"]));
+        let mutual = mutual_acceptor();
         let listener = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let listeners = [
             listener().await.unwrap(),
             listener().await.unwrap(),
             listener().await.unwrap(),
             listener().await.unwrap(),
+            listener().await.unwrap(),
         ];
-        let [first, second, third, fourth] = listeners.each_ref().map(|l| l.local_addr().unwrap());
+        let [first, second, third, fourth, fifth] =
+            listeners.each_ref().map(|l| l.local_addr().unwrap());
         let origin = Arc::new(Self {
             tls: first,
             old: second,
+            mutual: fifth,
             plain: third,
             raw: fourth,
             canned: Mutex::default(),
@@ -105,8 +113,8 @@ impl Origin {
             read: Mutex::default(),
             stored: Mutex::default(),
         });
-        let [first, second, third, fourth] = listeners;
-        for (listener, acceptor) in [(first, tls), (second, old)] {
+        let [first, second, third, fourth, fifth] = listeners;
+        for (listener, acceptor) in [(first, tls), (second, old), (fifth, mutual)] {
             let own = Arc::clone(&origin);
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
@@ -289,9 +297,43 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     }
 }
 
-fn acceptor(alpn: &[&str]) -> TlsAcceptor {
+/// A certificate of a client with its key, as the operator would configure it.
+pub(super) fn client_certificate(host: &str) -> ClientCertificate {
     let key = KeyPair::generate().unwrap();
-    let names = ["good.test", "old.test", "*.wild.test"].map(str::to_owned);
+    let certificate = CertificateParams::new(["client".to_owned()])
+        .unwrap()
+        .signed_by(&key, &authority().issuer)
+        .unwrap();
+    let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
+    ClientCertificate {
+        host: host.to_owned(),
+        path: "client.pem".into(),
+        pem: pem.into_bytes().into(),
+    }
+}
+
+fn acceptor(alpn: &[&str]) -> TlsAcceptor {
+    acceptor_of(alpn, Arc::new(NoClientAuth))
+}
+
+fn mutual_acceptor() -> TlsAcceptor {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority().der.clone()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    acceptor_of(&["h2", "http/1.1"], verifier.build().unwrap())
+}
+
+fn acceptor_of(alpn: &[&str], clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let names = [
+        "good.test",
+        "old.test",
+        "*.wild.test",
+        "mutual.test",
+        "stranger.test",
+    ];
+    let names = names.map(str::to_owned);
     let certificate = CertificateParams::new(names)
         .unwrap()
         .signed_by(&key, &authority().issuer)
@@ -300,7 +342,7 @@ fn acceptor(alpn: &[&str]) -> TlsAcceptor {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -411,7 +453,8 @@ fn answer(path: &str, arrived: &Arrived, upgrade: hyper::upgrade::OnUpgrade) -> 
             .body(whole(Vec::new())),
         "/large" => Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            .body(Full::new(large()).boxed_unsync()),
+            .header(header::CONTENT_LENGTH, LARGE_LEN)
+            .body(streamed(large())),
         "/unknown-coding" => response
             .header(header::CONTENT_ENCODING, "x-own")
             .body(whole(echo(arrived).into_bytes())),
@@ -478,9 +521,13 @@ fn grpc(body: Incoming) -> Response<Body> {
         .unwrap()
 }
 
-/// Four mebibytes that no value is in, and of which no two places look alike.
-pub(super) fn large() -> Bytes {
-    static LARGE: OnceLock<Bytes> = OnceLock::new();
+/// Bytes of what [`large`] is.
+pub(super) const LARGE_LEN: usize = 1 << 30;
+const PIECE_LEN: usize = 1 << 22;
+
+/// A gibibyte that no value is in, and of which no two pieces are the same.
+pub(super) fn large() -> impl Iterator<Item = Bytes> {
+    static PIECE: OnceLock<Bytes> = OnceLock::new();
     let make = || {
         let mut state = 1_u64;
         let step = |_| {
@@ -489,9 +536,18 @@ pub(super) fn large() -> Bytes {
                 .wrapping_add(1);
             state.to_be_bytes()
         };
-        (0..1 << 19).flat_map(step).collect()
+        (0..PIECE_LEN / 8).flat_map(step).collect()
     };
-    LARGE.get_or_init(make).clone()
+    let piece: &Bytes = PIECE.get_or_init(make);
+    // Each begins somewhere else in the same bytes.
+    (0..LARGE_LEN / PIECE_LEN).flat_map(|at| [piece.slice(at..), piece.slice(..at)])
+}
+
+fn streamed(
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> UnsyncBoxBody<Bytes, Infallible> {
+    let frames = pieces.map(|piece| Ok(Frame::data(piece)));
+    StreamBody::new(tokio_stream::iter(frames)).boxed_unsync()
 }
 
 /// The secret as a service might write it.

@@ -4,10 +4,13 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    time::timeout,
+};
 
 use super::{
-    origin::large,
+    origin::{LARGE_LEN, large},
     rig::{CANARY, PATIENCE, Rig, policy, status},
 };
 
@@ -302,19 +305,24 @@ async fn ref_19_a_download_is_not_altered() {
         }))
         .await;
         let stream = rig.connect_tls("good.test", &["http/1.1"]).await;
-        let (read, mut write) = tokio::io::split(stream);
-        tokio::io::AsyncWriteExt::write_all(&mut write, get("/large", "").as_bytes())
-            .await
-            .unwrap();
-        let bytes = rig.read_bytes(read).await;
-        let at = bytes
-            .windows(4)
-            .position(|part| part == b"\r\n\r\n")
-            .unwrap()
-            + 4;
-        assert!(bytes[at..] == large(), "it was altered");
+        let mut stream = BufReader::with_capacity(1 << 20, stream);
+        let request = get("/large", "");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line).await.unwrap();
+        }
+        let mut arrived = Vec::new();
+        for expected in large() {
+            arrived.resize(expected.len(), 0);
+            let read = stream.read_exact(&mut arrived);
+            timeout(PATIENCE, read).await.unwrap().unwrap();
+            assert!(arrived == expected, "it was altered");
+        }
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "there is more");
         let records = rig.finish(1).await;
-        assert_eq!(records[0]["resp_bytes"], large().len());
+        assert_eq!(records[0]["resp_bytes"], LARGE_LEN);
         assert_eq!(records[0]["scrubbed"], 0);
     }
 }

@@ -26,7 +26,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tombolo_policy::{HostName, OperatorRules};
 use tombolo_secret::{Placeholder, SecretName, SecretValue};
 
-use super::origin::{Origin, authority};
+use super::origin::{Origin, authority, client_certificate};
 use crate::{
     audit::{Audit, Line},
     authority::Authority,
@@ -35,7 +35,7 @@ use crate::{
     flow,
     rules::{HeldSecret, Rules, SecretState},
     sandbox::{Sandbox, SandboxIdentity, Shared},
-    upstream::Resolver,
+    upstream::{Identities, Resolver},
 };
 
 /// The value that must never come back.
@@ -74,8 +74,14 @@ impl Rig {
 
     pub(super) async fn new(document: Value) -> Self {
         let origin = Origin::start().await;
-        let [tls, old, plain, raw] =
-            [origin.tls, origin.old, origin.plain, origin.raw].map(|address| address.to_string());
+        let [tls, old, plain, raw, mutual] = [
+            origin.tls,
+            origin.old,
+            origin.plain,
+            origin.raw,
+            origin.mutual,
+        ]
+        .map(|address| address.to_string());
         let operator = OperatorRules::parse(
             [
                 ("good.test:443", tls.as_str()),
@@ -87,9 +93,13 @@ impl Rig {
                 ("raw.test:5432", plain.as_str()),
                 ("other.test", tls.as_str()),
                 ("expired.test", tls.as_str()),
+                ("mutual.test:443", mutual.as_str()),
+                ("stranger.test:443", mutual.as_str()),
             ],
             [],
         )
+        .unwrap()
+        .with_client_certificates(["mutual.test"])
         .unwrap();
         let names = Arc::new(Mutex::new(HashMap::new()));
         let counters = Arc::new(Counters::default());
@@ -103,6 +113,7 @@ impl Rig {
             operator: operator.clone(),
             resolver: Resolver::Table(Arc::clone(&names)),
             roots: Arc::new(roots),
+            identities: Identities::read(&[client_certificate("mutual.test")]).unwrap(),
             flow_serial: AtomicU64::new(0),
         });
         Self {

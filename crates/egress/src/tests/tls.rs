@@ -1,8 +1,8 @@
 //! TLS-* and the decisions about whole connections.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use rustls::pki_types::ServerName;
+use rustls::{KeyLogFile, pki_types::ServerName};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,6 +12,7 @@ use tokio::{
 
 use super::rig::{PATIENCE, Rig, policy, status};
 use crate::rules::SecretState;
+use tombolo_proc::Command;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n";
 
@@ -56,6 +57,32 @@ async fn tls_02_06_the_name_is_that_of_the_address() {
     }
 }
 
+/// TLS-11: a host that asks for a client certificate is shown the operator's, with and without
+/// an allow list, and no other host is.
+#[tokio::test]
+async fn tls_11_a_host_that_asks_is_shown_the_operators_certificate() {
+    let allow = json!(["mutual.test", "stranger.test"]);
+    for (host, allow_net, alpn, expected) in [
+        ("mutual.test", allow.clone(), "http/1.1", 200),
+        ("mutual.test", json!(null), "http/1.1", 200),
+        ("stranger.test", allow, "http/1.1", 502),
+    ] {
+        let rig = Rig::new(policy(|document| {
+            document["allow_net"] = allow_net;
+            document["secrets"] = json!({});
+        }))
+        .await;
+        let stream = rig.connect_tls(host, &[alpn]).await;
+        let answer = rig
+            .talk(stream, GET.replace("good.test", host).as_bytes())
+            .await;
+        assert_eq!(status(&answer), expected, "{host}: {answer}");
+        let arrived = usize::from(expected == 200);
+        assert_eq!(rig.origin.lines().len(), arrived, "{host}");
+        rig.finish(1).await;
+    }
+}
+
 /// TLS-01: without a name the address tells it.
 #[tokio::test]
 async fn tls_01_without_a_name_the_address_tells_it() {
@@ -74,7 +101,7 @@ async fn tls_05_a_hello_in_single_bytes_is_read() {
     let rig = Rig::usual().await;
     let config = rig.tls_config(&["h2", "http/1.1"]);
     let name = ServerName::try_from("good.test").unwrap();
-    let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
     let mut stream = rig.connect("good.test", 443).await;
@@ -245,5 +272,57 @@ async fn net_15_a_connection_that_is_no_longer_allowed_ends() {
     timeout(Duration::from_secs(1), ended)
         .await
         .expect("the connection goes on");
+    rig.finish(1).await;
+}
+
+/// What asks TLS libraries for a file of keys.
+const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
+/// Says that the process is the one with that in its environment.
+const CHILD_VARIABLE: &str = "TOMBOLO_TEST_KEY_LOG";
+
+/// LEAK-07: a process that is asked for its keys by its environment logs none, neither of
+/// guests nor of hosts. The guest here, which does, shows that the file would have them.
+#[test]
+fn leak_07_no_key_of_tls_is_logged() {
+    if std::env::var_os(CHILD_VARIABLE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(use_the_secret());
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys");
+    let own = std::env::current_exe().unwrap();
+    Command::new(own)
+        .args(["--exact", "tests::tls::leak_07_no_key_of_tls_is_logged"])
+        .env(KEY_LOG_VARIABLE, &keys)
+        .env(CHILD_VARIABLE, "1")
+        .run_blocking()
+        .unwrap();
+    let logged = fs_err::read_to_string(&keys).unwrap();
+    // A label, the random bytes of the ClientHello, and the key (RFC 9850).
+    let lines: Vec<&str> = logged
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let hellos: BTreeSet<_> = lines.iter().map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(hellos.len(), 1, "{logged}");
+    let labels: BTreeSet<_> = lines.iter().map(|line| line.split(' ').next()).collect();
+    assert_eq!(labels.len(), lines.len(), "logged by both ends: {logged}");
+}
+
+/// TLS on both sides of the proxy, of which the guest's logs its keys.
+async fn use_the_secret() {
+    let rig = Rig::usual().await;
+    let mut config = rig.tls_config(&["http/1.1"]);
+    config.key_log = Arc::new(KeyLogFile::new());
+    let stream = rig.try_tls("good.test", "good.test", config).await.unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\nX-Key: {}\r\n\r\n",
+        rig.placeholder
+    );
+    let answer = rig.talk(stream, request.as_bytes()).await;
+    assert_eq!(status(&answer), 200, "{answer}");
     rig.finish(1).await;
 }

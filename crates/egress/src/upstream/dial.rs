@@ -8,6 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tombolo_policy::{Decision, Policy, Transport, classify};
 
 use super::{
+    identity::Identities,
     resolve::{ResolveError, Resolver},
     tls::{Alpn, TlsError, UpstreamTls},
 };
@@ -74,8 +75,9 @@ impl Dialler {
     pub(crate) fn new(
         resolver: Resolver,
         roots: &Arc<RootCertStore>,
+        identities: &Identities,
     ) -> Result<Self, rustls::Error> {
-        let tls = UpstreamTls::new(roots)?;
+        let tls = UpstreamTls::new(roots, identities)?;
         Ok(Self { resolver, tls })
     }
 
@@ -112,7 +114,7 @@ impl Dialler {
         alpn: Alpn,
     ) -> Result<Dialled<tokio_rustls::client::TlsStream<TcpStream>>, DialError> {
         let dialled = self.tcp(policy, place).await?;
-        let handshake = self.tls.connect(dialled.stream, &place.peer, alpn);
+        let handshake = self.tls.connect(dialled.stream, place, alpn);
         let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_elapsed| DialError::TlsTimeout)??;

@@ -1,18 +1,24 @@
 //! TLS to the hosts themselves. Certificates are verified for the name that the policy
 //! allowed, without exception (TLS-08).
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
     crypto::ring,
     pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tombolo_policy::HostName;
 
-use crate::{config::RootFile, identity::Peer};
+use super::identity::{self, Identities};
+use crate::{
+    config::RootFile,
+    identity::{Peer, Place},
+};
 
 /// Sessions that a sandbox may resume; none is shared with another sandbox.
 const SESSIONS_MAX: usize = 64;
@@ -58,6 +64,14 @@ pub(crate) enum Alpn {
 /// The TLS client of one sandbox.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamTls {
+    usual: Offers,
+    /// Where a client certificate is shown if it is asked for.
+    certified: BTreeMap<(HostName, Option<u16>), Offers>,
+}
+
+/// By what may be offered.
+#[derive(Clone, Debug)]
+struct Offers {
     any: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
 }
@@ -120,11 +134,57 @@ fn add_file(roots: &mut RootCertStore, file: &RootFile) -> Result<(), RootsError
 
 impl UpstreamTls {
     /// A client with these authorities and a memory of sessions of its own.
-    pub(crate) fn new(roots: &Arc<RootCertStore>) -> Result<Self, rustls::Error> {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    pub(crate) fn new(
+        roots: &Arc<RootCertStore>,
+        identities: &Identities,
+    ) -> Result<Self, rustls::Error> {
+        let certified = identities
+            .iter()
+            .map(|(host, key)| Ok((host.clone(), Offers::new(roots, Some(key))?)));
+        Ok(Self {
+            usual: Offers::new(roots, None)?,
+            certified: certified.collect::<Result<_, rustls::Error>>()?,
+        })
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        stream: TcpStream,
+        place: &Place,
+        alpn: Alpn,
+    ) -> Result<TlsStream<TcpStream>, TlsError> {
+        let (name, certified) = match &place.peer {
+            Peer::Name(name) => (
+                ServerName::try_from(name.as_str().to_owned())?,
+                identity::find(&self.certified, name, place.port),
+            ),
+            Peer::Address(address) => (ServerName::from(*address), None),
+        };
+        let offers = certified.unwrap_or(&self.usual);
+        let config = match alpn {
+            Alpn::Any => &offers.any,
+            Alpn::Http1 => &offers.http1,
+        };
+        let connector = TlsConnector::from(Arc::clone(config));
+        Ok(connector.connect(name, stream).await?)
+    }
+}
+
+impl Offers {
+    fn new(
+        roots: &Arc<RootCertStore>,
+        key: Option<&Arc<CertifiedKey>>,
+    ) -> Result<Self, rustls::Error> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(Arc::clone(roots))
-            .with_no_client_auth();
+            .with_root_certificates(Arc::clone(roots));
+        let mut config = match key {
+            Some(key) => {
+                let shown = SingleCertAndKey::from(Arc::clone(key));
+                builder.with_client_cert_resolver(Arc::new(shown))
+            }
+            None => builder.with_no_client_auth(),
+        };
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
         let mut http1 = config.clone();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -133,23 +193,5 @@ impl UpstreamTls {
             any: Arc::new(config),
             http1: Arc::new(http1),
         })
-    }
-
-    pub(crate) async fn connect(
-        &self,
-        stream: TcpStream,
-        peer: &Peer,
-        alpn: Alpn,
-    ) -> Result<TlsStream<TcpStream>, TlsError> {
-        let name = match peer {
-            Peer::Name(name) => ServerName::try_from(name.as_str().to_owned())?,
-            Peer::Address(address) => ServerName::from(*address),
-        };
-        let config = match alpn {
-            Alpn::Any => &self.any,
-            Alpn::Http1 => &self.http1,
-        };
-        let connector = TlsConnector::from(Arc::clone(config));
-        Ok(connector.connect(name, stream).await?)
     }
 }

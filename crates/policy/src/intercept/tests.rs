@@ -15,6 +15,7 @@ fn check(mode: InterceptMode, restricted: bool, host: &str, port: u16, expected:
         passthrough: entries(&["pinned.example", "*.pinned.example:443"]),
         secrets: entries(&["api.example:443"]),
         rules: entries(&["*.rules.example", "192.0.2.0/24:8443"]),
+        certified: entries(&["mutual.example:443", "certified.pinned.example"]),
     };
     let name = HostName::parse(host);
     let target = match (&name, host.parse()) {
@@ -35,6 +36,27 @@ fn auto_terminates_where_there_is_something_to_enforce() {
     use InterceptReason as Why;
     use Interception::{Splice, Terminate};
     for (mode, restricted, host, port, expected) in [
+        (
+            InterceptMode::Auto,
+            false,
+            "mutual.example",
+            443,
+            Terminate(Why::ClientCertificate),
+        ),
+        (
+            InterceptMode::Auto,
+            false,
+            "mutual.example",
+            8443,
+            Splice(Why::NothingToEnforce),
+        ),
+        (
+            InterceptMode::Auto,
+            false,
+            "certified.pinned.example",
+            443,
+            Splice(Why::Passthrough),
+        ),
         (
             InterceptMode::Auto,
             false,

@@ -112,6 +112,7 @@ pub(super) fn compile(
         passthrough,
         secrets: hosts_of_secrets.collect(),
         rules: rules.iter().flat_map(|rule| rule.hosts.clone()).collect(),
+        certified: operator.certified().to_vec(),
     };
     Ok(Policy {
         generation: document.generation,

@@ -7,7 +7,7 @@ use super::call::Call;
 use super::fault::{self, CallError};
 use super::outgoing::PeerGone;
 use super::reply::Reply;
-use super::{env, expose, files, handles, listing, processes, read, write};
+use super::{deno, env, expose, fetch, files, handles, listing, processes, read, write};
 
 /// Runs a call and sends its answer, whatever happens to the sandbox. Only
 /// when nobody is left to answer does it stop without.
@@ -93,6 +93,13 @@ async fn dispatch(method: &str, call: &mut Call) -> Result<Reply, CallError> {
         methods::PROCESS_WAIT => processes::wait(call).await,
         methods::PROCESS_KILL => processes::kill(call).await,
         methods::PROCESS_RESIZE => processes::resize(call).await,
+        methods::SPAWN_DENO => deno::spawn(call).await,
+        methods::SPAWN_DENO_REPL => deno::spawn_repl(call).await,
+        methods::DENO_HTTP_WAIT => deno::http_wait(call).await,
+        methods::DENO_REPL_EVAL => deno::eval(call).await,
+        methods::DENO_REPL_CALL => deno::call_function(call).await,
+        methods::DENO_REPL_CLOSE => deno::close(call).await,
+        methods::FETCH => fetch::fetch(call).await,
         methods::READ_FILE => read::read_file(call).await,
         methods::READ_TEXT_FILE => read::read_text_file(call).await,
         methods::WRITE_FILE => write::write_file(call).await,

@@ -56,6 +56,11 @@ impl OutboundStreams {
         }
     }
 
+    /// A number that no stream of this server has or will have.
+    pub(super) fn new_id(&self) -> u64 {
+        self.ids.next()
+    }
+
     /// The client wants no more of this stream.
     pub(super) fn cancel(&self, id: u64) {
         if let Some(cancelled) = self.open.lock().remove(&id) {

@@ -126,6 +126,11 @@ impl Outgoing {
         .await
     }
 
+    /// Sends a message that answers nothing.
+    pub(super) async fn notify(&self, text: String) -> Result<(), PeerGone> {
+        self.send(Item::Answer(text, None)).await
+    }
+
     /// Sends a message that may be left out when the client is slow.
     pub(super) fn hint(&self, text: String) {
         if self.queue.try_send(Item::Hint(text)).is_err() {

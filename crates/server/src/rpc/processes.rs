@@ -10,8 +10,10 @@ use tombolo_api::rpc::{
 use tombolo_guest_proto::v1;
 
 use super::call::Call;
+use super::connection::Connection;
 use super::fault::{self, CallError};
 use super::guest_call::{Repeat, guest_call};
+use super::inbound::InboundStream;
 use super::output::{self, Held};
 use super::reply::Reply;
 use super::signals;
@@ -47,7 +49,32 @@ pub(super) async fn spawn(call: &mut Call) -> Result<Reply, CallError> {
         })
         .await?
         .pid;
-    let connection = &call.connection;
+    let wired = wire(&call.connection, pid, stdin, stdout, stderr);
+    let reply = call.ok(&SpawnResult {
+        pid,
+        stdout_stream_id: wired.stdout,
+        stderr_stream_id: wired.stderr,
+    })?;
+    Ok(wired.flow_after(&call.connection, reply))
+}
+
+/// The streams of a new process.
+pub(super) struct Wired {
+    pub(super) stdout: Option<u64>,
+    pub(super) stderr: Option<u64>,
+    /// Fires when the answer that names them is on its way.
+    pub(super) answered: CancellationToken,
+    held: Arc<Held>,
+}
+
+/// Ties a new process's streams to those of its client.
+pub(super) fn wire(
+    connection: &Arc<Connection>,
+    pid: i32,
+    stdin: Option<InboundStream>,
+    stdout: Stdio,
+    stderr: Stdio,
+) -> Wired {
     let answered = CancellationToken::new();
     let stdin_over = CancellationToken::new();
     let has_stdin = stdin.is_some();
@@ -64,17 +91,24 @@ pub(super) async fn spawn(call: &mut Call) -> Result<Reply, CallError> {
     let piped = |mode: Stdio, which: v1::OutputStream| {
         (mode == Stdio::Piped).then(|| output::send(connection, pid, which, &held))
     };
-    let mut reply = call.ok(&SpawnResult {
-        pid,
-        stdout_stream_id: piped(stdout, v1::OutputStream::OutputStdout),
-        stderr_stream_id: piped(stderr, v1::OutputStream::OutputStderr),
-    })?;
-    output::hold(connection, held);
-    reply.sent = Some(answered);
-    Ok(reply)
+    Wired {
+        stdout: piped(stdout, v1::OutputStream::OutputStdout),
+        stderr: piped(stderr, v1::OutputStream::OutputStderr),
+        answered,
+        held,
+    }
 }
 
-fn stdio(mode: Stdio) -> i32 {
+impl Wired {
+    /// Lets output flow when `reply` is on its way and its client listens.
+    pub(super) fn flow_after(self, connection: &Arc<Connection>, mut reply: Reply) -> Reply {
+        output::hold(connection, self.held);
+        reply.sent = Some(self.answered);
+        reply
+    }
+}
+
+pub(super) fn stdio(mode: Stdio) -> i32 {
     match mode {
         Stdio::Piped => v1::Stdio::Piped,
         Stdio::Null => v1::Stdio::Null,

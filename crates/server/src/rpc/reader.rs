@@ -206,6 +206,8 @@ struct Ties {
     content: Option<u64>,
     #[serde(rename = "stdinStreamId")]
     stdin: Option<u64>,
+    #[serde(rename = "bodyStreamId")]
+    body: Option<u64>,
     #[serde(rename = "fileHandleId")]
     file: Option<u64>,
 }
@@ -223,7 +225,12 @@ fn settle_order(call: &mut Call, method: &str) {
             call.abortable = ties.abort.map(|id| connection.aborts.enter(id));
             call.stream = ties.content.map(|id| connection.inbound.claim(id));
         }
-        methods::SPAWN => {
+        methods::FETCH => {
+            let ties = ties();
+            call.abortable = ties.abort.map(|id| connection.aborts.enter(id));
+            call.stream = ties.body.map(|id| connection.inbound.claim(id));
+        }
+        methods::SPAWN | methods::SPAWN_DENO | methods::SPAWN_DENO_REPL => {
             call.stream = ties().stdin.map(|id| connection.inbound.claim(id));
         }
         // Locks wait for others, and what unlocks may come from this client.

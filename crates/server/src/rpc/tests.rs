@@ -3,6 +3,7 @@
 
 mod agent;
 mod connections;
+mod deno;
 mod files;
 mod harness;
 mod large;

@@ -176,10 +176,17 @@ async fn a_server_without_an_egress_process_gives_no_network() {
 
 #[tokio::test]
 async fn a_node_that_is_away_is_another_matter_than_its_network() {
-    let world = World::networked().await;
+    let mut world = World::networked_with(Limits {
+        node_wait: std::time::Duration::from_millis(300),
+        ..quick()
+    })
+    .await;
     world
         .node
         .on_create(CreateBehaviour::Refuse(Code::Unavailable));
     let refused = world.create("{}").await.unwrap_err();
     refused.refuses(503, "NETWORK_UNAVAILABLE");
+    world.node.kill();
+    let refused = world.create("{}").await.unwrap_err();
+    refused.refuses(503, "NODE_UNAVAILABLE");
 }

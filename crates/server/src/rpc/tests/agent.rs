@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
-use tombolo_guest_proto::v1::{self, OsError};
+use tombolo_guest_proto::v1::{self, DenoFrameKind, OsError};
 use tombolo_guest_proto::{BATCH_ENTRIES_MAX, CHUNK_LEN_MAX};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -46,6 +46,7 @@ pub(super) struct State {
     pub(super) taken: AtomicUsize,
     /// What `walk`, `expand_glob` and `read_dir` list.
     pub(super) entries: Mutex<Vec<v1::WalkEntry>>,
+    deno_frames: Mutex<Vec<v1::DenoFrame>>,
     pub(super) open_handles: Mutex<BTreeSet<u64>>,
     pub(super) handles_opened: AtomicUsize,
     /// Calls that wait for a lock. A lock is never given.
@@ -67,6 +68,7 @@ impl Default for State {
             torn: Mutex::default(),
             taken: AtomicUsize::new(0),
             entries: Mutex::default(),
+            deno_frames: Mutex::default(),
             open_handles: Mutex::default(),
             handles_opened: AtomicUsize::new(0),
             lock_waiters: watch::Sender::new(0),
@@ -252,6 +254,27 @@ impl TestAgent {
         pid
     }
 
+    /// What a REPL or a fetch answers from now on; without an end the answer
+    /// breaks off as one does whose process has ended.
+    pub(super) fn answer_deno(&self, frames: &[(DenoFrameKind, &str)]) {
+        *self.state.deno_frames.lock() = frames
+            .iter()
+            .map(|(kind, payload)| v1::DenoFrame {
+                kind: (*kind).into(),
+                payload: (*payload).to_owned().into(),
+            })
+            .collect();
+    }
+
+    fn deno_frames(&self) -> Answers<v1::DenoFrame> {
+        let frames = self.state.deno_frames.lock().clone();
+        let frames = frames.into_iter().map(|frame| match frame.kind() {
+            DenoFrameKind::DenoFrameEnd => Err(os_error(ESRCH, "repl")),
+            _ => Ok(frame),
+        });
+        Box::pin(stream::iter(frames.collect::<Vec<_>>()))
+    }
+
     fn batches(&self) -> Answers<v1::WalkEntryBatch> {
         let entries = self.state.entries.lock().clone();
         let batches: Vec<_> = entries
@@ -315,6 +338,9 @@ macro_rules! agent_service {
 agent_service! {
     {
         type OutputStream = Answers<v1::OutputChunk>;
+        type DenoRestartsStream = Answers<v1::Empty>;
+        type DenoReplRunStream = Answers<v1::DenoFrame>;
+        type FetchStream = Answers<v1::DenoFrame>;
         type ReadFileStream = Answers<v1::DataChunk>;
         type ReadDirStream = Answers<v1::DirEntryBatch>;
         type WalkStream = Answers<v1::WalkEntryBatch>;
@@ -325,6 +351,51 @@ agent_service! {
             self.record("spawn", request.get_ref())?;
             let pid = TestAgent::spawn(self, request.get_ref());
             Ok(Response::new(v1::SpawnReply { pid }))
+        }
+
+        async fn spawn_deno(&self, request: Request<v1::SpawnDenoRequest>) -> Answer<v1::SpawnReply> {
+            self.record("spawn_deno", request.get_ref())?;
+            let pid = TestAgent::spawn(self, &v1::SpawnRequest::default());
+            Ok(Response::new(v1::SpawnReply { pid }))
+        }
+
+        async fn deno_restarts(
+            &self,
+            request: Request<v1::DenoRestartsRequest>,
+        ) -> Answer<Self::DenoRestartsStream> {
+            self.record("deno_restarts", request.get_ref())?;
+            let restarts = stream::iter([Ok(v1::Empty {}), Ok(v1::Empty {})]);
+            Ok(Response::new(Box::pin(restarts)))
+        }
+
+        async fn deno_http_wait(
+            &self,
+            request: Request<v1::DenoRequest>,
+        ) -> Answer<v1::DenoHttpWaitReply> {
+            self.record("deno_http_wait", request.get_ref())?;
+            let is_listening = self.find(request.get_ref().pid)?.exit.borrow().is_none();
+            Ok(Response::new(v1::DenoHttpWaitReply {
+                host: is_listening.then(|| "127.0.0.1".to_owned()),
+                port: 8000,
+            }))
+        }
+
+        async fn deno_repl_run(
+            &self,
+            request: Request<v1::DenoReplRunRequest>,
+        ) -> Answer<Self::DenoReplRunStream> {
+            let text = String::from_utf8_lossy(&request.get_ref().request).into_owned();
+            self.record("deno_repl_run", &text)?;
+            Ok(Response::new(self.deno_frames()))
+        }
+
+        async fn fetch(&self, request: Request<Streaming<v1::DenoFrame>>) -> Answer<Self::FetchStream> {
+            let mut frames = request.into_inner();
+            while let Some(frame) = frames.message().await? {
+                let text = String::from_utf8_lossy(&frame.payload).into_owned();
+                self.record("fetch", &(frame.kind().as_str_name(), text))?;
+            }
+            Ok(Response::new(self.deno_frames()))
         }
 
         async fn wait(&self, request: Request<v1::WaitRequest>) -> Answer<v1::WaitReply> {
@@ -522,6 +593,7 @@ agent_service! {
         usage(Empty) -> v1::UsageReply::default(), UsageReply;
         close_output(CloseOutputRequest) -> v1::Empty {}, Empty;
         resize_pty(ResizePtyRequest) -> v1::Empty {}, Empty;
+        deno_repl_close(DenoRequest) -> v1::Empty {}, Empty;
         list_processes(Empty) -> v1::ListProcessesReply::default(), ListProcessesReply;
         remove(RemoveRequest) -> v1::Empty {}, Empty;
         mkdir(MkdirRequest) -> v1::Empty {}, Empty;

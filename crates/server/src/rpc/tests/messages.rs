@@ -48,7 +48,7 @@ const FAULTS: &[(&str, &str, i32)] = &[
         -32601,
     ),
     (
-        r#"{"jsonrpc":"2.0","id":1,"method":"fetch","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"vscode","params":{}}"#,
         "1",
         -32601,
     ),

@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// The state of a socket that listens (Linux, `TCP_LISTEN`).
 const LISTENING: &str = "0A";
@@ -15,27 +13,34 @@ const SOCKETS_MAX: usize = 1024;
 const PROCESSES_MAX: usize = 256;
 const DESCRIPTORS_MAX: usize = 4096;
 
-/// Where `pid`, or a process below it, listens: the oldest of its sockets.
-///
-/// `SRCH` when there is no such process, `CONNREFUSED` when it does not listen.
-pub(crate) fn look(pid: i32) -> Result<SocketAddr, Errno> {
-    if pid <= 0 || !PathBuf::from(format!("/proc/{pid}")).exists() {
-        return Err(Errno::SRCH);
+/// Remembers what was there, so that processes are only looked into when there
+/// is a socket that was not.
+#[derive(Debug, Default)]
+pub(crate) struct Search {
+    known: Vec<u64>,
+}
+
+impl Search {
+    /// Where `pid`, or a process below it, listens: the oldest of its sockets.
+    pub(crate) fn look(&mut self, pid: i32) -> Option<SocketAddr> {
+        let mut sockets = HashMap::new();
+        for table in TABLES {
+            // A guest without IPv6 has no table of it.
+            let table = fs_err::read_to_string(table).unwrap_or_default();
+            sockets.extend(listening(&table));
+        }
+        let mut inodes: Vec<u64> = sockets.keys().copied().collect();
+        // Numbers of sockets grow with time.
+        inodes.sort_unstable();
+        if inodes == self.known {
+            return None;
+        }
+        let held = descriptors_of_tree(pid);
+        let found = inodes.iter().find(|inode| held.contains(inode));
+        let address = found.and_then(|inode| sockets.get(inode)).copied();
+        self.known = inodes;
+        address.map(reachable)
     }
-    let mut sockets = HashMap::new();
-    for table in TABLES {
-        // A guest without IPv6 has no table of it.
-        let table = fs_err::read_to_string(table).unwrap_or_default();
-        sockets.extend(listening(&table));
-    }
-    // Numbers of sockets grow with time.
-    let held = descriptors_of_tree(pid);
-    let oldest = held
-        .iter()
-        .filter(|inode| sockets.contains_key(inode))
-        .min();
-    let address = oldest.and_then(|inode| sockets.get(inode)).copied();
-    address.map(reachable).ok_or(Errno::CONNREFUSED)
 }
 
 /// The listening sockets of a table, by their inodes. They come first in it.
@@ -111,6 +116,7 @@ fn descriptors_of_tree(pid: i32) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::process::Stdio;
 
     use super::*;
 
@@ -149,23 +155,19 @@ mod tests {
         assert_eq!(reached, "[::1]:80".parse().unwrap());
     }
 
-    #[test]
-    fn a_process_that_listens_is_found_and_no_other_is() {
+    #[tokio::test]
+    async fn a_process_that_listens_is_found_once_and_no_other_is() {
         let ours = i32::try_from(std::process::id()).unwrap();
         // A child that holds nothing of ours: the descriptor closes with `exec`.
-        let mut child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
-            .spawn()
+        let child = tombolo_proc::Command::new("cat")
+            .kill_on_drop(true)
+            .spawn(Stdio::piped(), Stdio::null(), Stdio::null())
             .unwrap();
-        let idle = i32::try_from(child.id()).unwrap();
+        let child_pid = child.id().unwrap().try_into().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(look(ours), Ok(address));
-        assert_eq!(look(idle), Err(Errno::CONNREFUSED));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        for pid in [idle, 0, -1, i32::MAX] {
-            assert_eq!(look(pid), Err(Errno::SRCH), "{pid}");
-        }
+        assert_eq!(Search::default().look(child_pid), None);
+        let mut search = Search::default();
+        assert_eq!(search.look(ours), Some(address));
     }
 }

@@ -1,8 +1,9 @@
 //! What a run of the tests that was killed left running: virtual machines,
-//! which outlive whoever started them by design, and the server of a test. They
-//! are found by what they see of the file system, and by nothing else, so that
-//! nobody else's machine can be meant.
+//! which outlive whoever started them by design, and the server of a test.
+//! Machines are found by what they see of the file system, servers by the state
+//! directory that they were told, so that nobody else's can be meant.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -25,35 +26,61 @@ const REMOVE_INTERVAL: Timespec = Timespec {
     tv_nsec: 10_000_000,
 };
 
-/// Ends every process whose own view of the file system shows something of
-/// this directory, and removes the control groups of the machines among them.
+/// Ends every server of this directory with its children, then every process whose
+/// own view of the file system shows something of it, and removes the control
+/// groups of the machines among them.
 pub(super) fn end_all(directory: &Path) -> anyhow::Result<()> {
     let ours = fs_err::read_link("/proc/self/ns/mnt")?;
-    for entry in fs_err::read_dir("/proc")? {
-        let process = entry?.path();
+    // First, so that nobody makes more.
+    for server in processes()? {
+        let Some(pinned) = pin(&server, |process| is_server(process, directory)) else {
+            continue;
+        };
+        let children = children_of(&server)?;
+        end(&server, &pinned)?;
+        for (child, pinned) in children {
+            // With its parent gone it ends by itself, but later.
+            end(&child, &pinned)?;
+        }
+    }
+    for process in processes()? {
         // Whoever sees what we see belongs to the host, whatever is mounted.
         let namespace = fs_err::read_link(process.join("ns/mnt"));
-        if namespace.is_ok_and(|namespace| namespace != ours) && shows(&process, directory) {
-            end(&process, directory)?;
+        if namespace.is_ok_and(|namespace| namespace != ours)
+            && let Some(pinned) = pin(&process, |process| shows(process, directory))
+        {
+            end(&process, &pinned)?;
         }
     }
     Ok(())
 }
 
-fn end(process: &Path, directory: &Path) -> anyhow::Result<()> {
-    let pid = process.file_name().and_then(|name| name.to_str());
-    let pid = pid.and_then(|pid| Pid::from_raw(pid.parse().ok()?));
-    let pid = pid.context("a process has a number")?;
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return Ok(());
-    };
-    // Read after the descriptor is open, which pins the process.
-    if !shows(process, directory) {
-        return Ok(());
+/// All processes, as their directories.
+fn processes() -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir("/proc")? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().parse::<u32>().is_ok() {
+            found.push(entry.path());
+        }
     }
+    Ok(found)
+}
+
+/// A descriptor of a process, if it is one of those that are meant.
+fn pin(process: &Path, is_meant: impl Fn(&Path) -> bool) -> Option<OwnedFd> {
+    if !is_meant(process) {
+        return None;
+    }
+    let pinned = pidfd_open(number_of(process)?, PidfdFlags::empty()).ok()?;
+    // Again: its number may have become another's until now.
+    is_meant(process).then_some(pinned)
+}
+
+fn end(process: &Path, pinned: &OwnedFd) -> anyhow::Result<()> {
     let groups = fs_err::read_to_string(process.join("cgroup")).unwrap_or_default();
-    pidfd_send_signal(&pidfd, Signal::KILL).ok();
-    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&END_MAX))?;
+    pidfd_send_signal(pinned, Signal::KILL).ok();
+    poll(&mut [PollFd::new(pinned, PollFlags::IN)], Some(&END_MAX))?;
     for name in machine_names(&groups) {
         for root in CGROUP_ROOTS {
             let parent = Path::new(CGROUP_MOUNT).join(root).join(CGROUP_PARENT);
@@ -61,6 +88,42 @@ fn end(process: &Path, directory: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn number_of(process: &Path) -> Option<Pid> {
+    let name = process.file_name()?.to_str()?;
+    Pid::from_raw(name.parse().ok()?)
+}
+
+/// Whether it is `tombolo up` on a state directory here.
+fn is_server(process: &Path, directory: &Path) -> bool {
+    let command = fs_err::read(process.join("cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).into_owned();
+    let words: Vec<&str> = command.split('\0').collect();
+    let is_state = |pair: &[&str]| match pair {
+        [flag, path] => *flag == "--state-dir" && Path::new(path).starts_with(directory),
+        _ => false,
+    };
+    words.contains(&"up") && words.windows(2).any(is_state)
+}
+
+fn children_of(parent: &Path) -> anyhow::Result<Vec<(PathBuf, OwnedFd)>> {
+    let number = number_of(parent);
+    let found = processes()?.into_iter().filter_map(|process| {
+        let pinned = pin(&process, |process| {
+            number.is_some() && parent_of(process) == number
+        })?;
+        Some((process, pinned))
+    });
+    Ok(found.collect())
+}
+
+/// The parent in proc(5)'s `stat`: `17 (name) S 16 …`.
+fn parent_of(process: &Path) -> Option<Pid> {
+    let stat = fs_err::read_to_string(process.join("stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let number = fields.split_whitespace().nth(1)?;
+    Pid::from_raw(number.parse().ok()?)
 }
 
 fn shows(process: &Path, directory: &Path) -> bool {

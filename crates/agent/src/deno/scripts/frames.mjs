@@ -1,0 +1,133 @@
+// The frames that the agent and the programs here exchange over a unix socket:
+// the length of the payload in four bytes, little-endian, one byte for the
+// kind, the payload. One connection carries one request and its answer, so the
+// socket's own flow control is that of the request.
+
+export const HEAD = 0;
+export const DATA = 1;
+export const END = 2;
+export const ERROR = 3;
+export const CANCEL = 4;
+export const OPEN = 5;
+
+const PREFIX_LEN = 5;
+// The agent takes no more. A write costs much more than its bytes do.
+const CHUNK_LEN_MAX = 1_048_576;
+const CAUSES_MAX = 4;
+const TEXT_LEN_MAX = 8_192;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+const { parse } = JSON;
+
+export const text = (payload) => decoder.decode(payload);
+export const json = (payload) => parse(text(payload));
+
+/** Calls `handle` for each connection, and closes it when that is done. */
+export async function serve(path, handle) {
+  const listener = Deno.listen({ transport: "unix", path });
+  for await (const connection of listener) {
+    handle(connection)
+      // The agent is gone, or gave up: there is nobody to tell.
+      .catch(() => {})
+      .finally(() => {
+        try {
+          connection.close();
+        } catch { /* It broke, and is closed. */ }
+      });
+  }
+}
+
+async function fill(connection, bytes) {
+  for (let at = 0; at < bytes.length;) {
+    const count = await connection.read(bytes.subarray(at));
+    if (count === null) return false;
+    at += count;
+  }
+  return true;
+}
+
+/** The next frame, or null at the end of the connection. */
+export async function receive(connection) {
+  const prefix = new Uint8Array(PREFIX_LEN);
+  if (!await fill(connection, prefix)) return null;
+  const payload = new Uint8Array(new DataView(prefix.buffer).getUint32(0, true));
+  if (!await fill(connection, payload)) return null;
+  return { kind: prefix[4], payload };
+}
+
+export async function send(connection, kind, payload = new Uint8Array()) {
+  const bytes = typeof payload === "string" ? encoder.encode(payload) : payload;
+  const frame = new Uint8Array(PREFIX_LEN + bytes.length);
+  new DataView(frame.buffer).setUint32(0, bytes.length, true);
+  frame[4] = kind;
+  frame.set(bytes, PREFIX_LEN);
+  for (let at = 0; at < frame.length;) at += await connection.write(frame.subarray(at));
+}
+
+/** Sends data of any length. */
+export async function sendData(connection, payload) {
+  const bytes = typeof payload === "string" ? encoder.encode(payload) : payload;
+  for (let at = 0; at < bytes.length; at += CHUNK_LEN_MAX) {
+    await send(connection, DATA, bytes.subarray(at, at + CHUNK_LEN_MAX));
+  }
+}
+
+const cut = (value) => {
+  const string = String(value);
+  return string.length > TEXT_LEN_MAX ? `${string.slice(0, TEXT_LEN_MAX)}…` : string;
+};
+
+/** Reads a member of what somebody else made, which may throw. */
+const member = (object, name) => {
+  try {
+    return object[name];
+  } catch {
+    return undefined;
+  }
+};
+
+/** What stands before code of the REPL, in its first line. */
+export const TURN = "await __turn();";
+
+/** Leaves only what its author knows of a stack. */
+const ownStack = (stack) => {
+  const lines = cut(stack).split("\n");
+  const ours = lines.findIndex((line) =>
+    /^\s+at .*(Session\.post \(ext:deno_node|\/tombolo\/deno\/|\.deno\/[a-z]+\.mjs)/.test(line)
+  );
+  const kept = ours < 0 ? lines : lines.slice(0, ours);
+  while (/^\s+at .*\(ext:core\//.test(kept.at(-1))) kept.pop();
+  return kept.join("\n").replace(
+    /(<anonymous>:1:)(\d+)/g,
+    (whole, place, column) => column > TURN.length ? place + (column - TURN.length) : whole,
+  );
+};
+
+/** What was thrown, as the SDKs' wire has it. */
+export function describe(thrown, depth = 0) {
+  const isError = thrown instanceof Error || thrown instanceof DOMException;
+  if (!isError) {
+    const message = typeof thrown === "string" ? thrown : Deno.inspect(thrown);
+    return { constructorName: "Error", message: `Uncaught ${cut(message)}` };
+  }
+  const name = member(member(thrown, "constructor"), "name");
+  const described = {
+    constructorName: typeof name === "string" && name !== "" ? cut(name) : "Error",
+    message: cut(member(thrown, "message") ?? ""),
+  };
+  const stack = member(thrown, "stack");
+  if (typeof stack === "string") described.stack = ownStack(stack);
+  if (thrown instanceof DOMException) described.name = cut(thrown.name);
+  const code = member(thrown, "code");
+  if (typeof code === "string") described.code = cut(code);
+  if (depth === CAUSES_MAX) return described;
+  const cause = member(thrown, "cause");
+  if (cause !== undefined && cause !== null) described.cause = describe(cause, depth + 1);
+  if (thrown instanceof AggregateError) {
+    const errors = Array.from(thrown.errors).slice(0, CAUSES_MAX);
+    // One level of them, so that they cannot multiply.
+    described.errors = errors.map((error) => describe(error, CAUSES_MAX));
+  }
+  return described;
+}
