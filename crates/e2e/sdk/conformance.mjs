@@ -7,6 +7,7 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { mkdir, mkdtemp, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
+import https from "node:https";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +53,29 @@ const collect = async (items) => {
 const text = async (stream) => new TextDecoder().decode(Buffer.concat(await collect(stream)));
 const streamOf = (...chunks) => ReadableStream.from(chunks);
 const bytes = (string) => new TextEncoder().encode(string);
+
+/** What an exposed port answers, asked again until it is `enough`. */
+const visit = async (url, enough = (answer) => answer.status === 200) => {
+  const { hostname, port, pathname, host } = new URL(url);
+  const options = {
+    // Names below localhost are not known to every system.
+    lookup: (_name, { all }, done) => (all ? done(null, [{ address: "127.0.0.1", family: 4 }]) : done(null, "127.0.0.1", 4)),
+    ca: await readFile(process.env.INGRESS_ROOT),
+    agent: false,
+    headers: { host },
+  };
+  const once = () => new Promise((resolve, reject) => {
+    const request = https.get({ ...options, hostname, port: port || 443, path: pathname }, async (response) => {
+      resolve({ status: response.statusCode, body: await text(response) });
+    });
+    request.on("error", reject);
+  });
+  for (;;) {
+    const answer = await once();
+    if (enough(answer)) return answer;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+};
 
 // Closed when the row that made them ends: Node 20 has no `await using`.
 const kept = [];
@@ -137,11 +161,16 @@ const refused = {
   root: { root: "snap" },
   volumes: { volumes: { "/data": "vol" } },
   ssh: { ssh: true },
-  port: { port: 8000 },
 };
 for (const [option, options] of Object.entries(refused)) {
   row(`Sandbox.create ${option}`, () => Sandbox.create(options));
 }
+row("Sandbox.create port", async () => {
+  const own = keep(await Sandbox.create({ port: 8000 }));
+  await own.fs.writeTextFile("/tmp/a.txt", "served");
+  await own.spawn("python3", { args: ["-m", "http.server", "8000", "--directory", "/tmp"], stdout: "null", stderr: "null" });
+  assert.equal((await visit(`${own.url}/a.txt`)).body, "served");
+});
 row("Sandbox.connect", async () => {
   const path = await file("shared");
   const other = keep(await Sandbox.connect({ id: sb.id }));
@@ -253,7 +282,26 @@ row("sandbox.extendTimeout", async () => {
   const left = ((await own.extendTimeout("5m")) - Date.now()) / 1000;
   assert.ok(left > 200 && left <= 301, `${left}`);
 });
-row("sandbox.exposeHttp", () => sb.exposeHttp({ port: 8000 }));
+row("sandbox.exposeHttp", async () => {
+  await fs.writeTextFile("/tmp/exposed.txt", "exposed");
+  const url = await sb.exposeHttp({ port: 8001 });
+  assert.match(url, /^https:\/\/[0-9a-f]{32}\.tombolo\.localhost:\d+$/);
+  const early = await visit(url, () => true);
+  assert.deepEqual([early.status, JSON.parse(early.body).code], [502, "NOTHING_LISTENS"]);
+  const server = await sb.spawn("python3", { args: ["-m", "http.server", "8001", "--directory", "/tmp"], stdout: "null", stderr: "null" });
+  const answer = await visit(`${url}/exposed.txt`);
+  assert.deepEqual([answer.status, answer.body], [200, "exposed"]);
+  assert.notEqual(await sb.exposeHttp({ port: 8001 }), url);
+  await server.kill();
+});
+row("sandbox.exposeHttp pid", async () => {
+  const process = await serving("(request) => new Response(request.headers.get('x-forwarded-proto'))");
+  assert.ok(await process.httpReady);
+  const url = await sb.exposeHttp({ pid: process.pid });
+  assert.equal((await visit(url)).body, "https");
+  await process.kill();
+  assert.equal((await visit(url, (answer) => answer.status === 502)).status, 502);
+});
 row("sandbox.exposeSsh", () => sb.exposeSsh());
 row("sandbox.exposeVscode", () => sb.exposeVscode("/home/app"));
 row("sandbox.deploy", () => sb.deploy("app"));

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import ssl
 import stat
 import tempfile
 import time
@@ -178,7 +179,6 @@ REFUSED_OPTIONS = {
     "root": {"root": "snap"},
     "volumes": {"volumes": {"/data": "vol"}},
     "ssh": {"ssh": True},
-    "port": {"port": 8000},
 }
 for option, options in REFUSED_OPTIONS.items():
 
@@ -186,6 +186,14 @@ for option, options in REFUSED_OPTIONS.items():
     async def _(w, options=options):
         async with w.client.sandbox.create(**options):
             pass
+
+
+@row("sandbox.create port")
+async def _(w):
+    async with w.client.sandbox.create(port=8000) as own:
+        assert own.url is None
+    error = await error_of(w.client.sandbox.create(port=65_536).__aenter__())
+    assert error.response.status_code == 400, error
 
 
 @row("sandbox.create with a bad token")
@@ -320,9 +328,66 @@ async def _(w):
         assert 200 < left <= 301, left
 
 
+def trusting():
+    return ssl.create_default_context(cafile=os.environ["INGRESS_ROOT"])
+
+
+async def visit(url, enough=lambda answer: answer.status_code == 200):
+    """What an exposed port answers, asked again until it is enough."""
+    place = httpx.URL(url)
+    # Names below localhost are not known to every system.
+    near = place.copy_with(host="127.0.0.1")
+    headers = {"host": place.netloc.decode()}
+    async with httpx.AsyncClient(verify=trusting()) as client:
+        while True:
+            extensions = {"sni_hostname": place.host}
+            answer = await client.get(near, headers=headers, extensions=extensions)
+            if enough(answer):
+                return answer
+            await asyncio.sleep(0.1)
+
+
 @row("sb.expose_http")
 async def _(w):
-    await w.sb.expose_http(port=8000)
+    await w.fs.write_text_file("/tmp/exposed.txt", "exposed")
+    url = await w.sb.expose_http(port=8001)
+    assert re.fullmatch(r"https://[0-9a-f]{32}\.tombolo\.localhost:\d+", url), url
+    early = await visit(url, lambda answer: True)
+    assert (early.status_code, early.json()["code"]) == (502, "NOTHING_LISTENS")
+    args = ["-m", "http.server", "8001", "--directory", "/tmp"]
+    server = await w.sb.spawn("python3", args=args, stdout="null", stderr="null")
+    assert (await visit(f"{url}/exposed.txt")).text == "exposed"
+    await server.kill()
+
+
+@row("sb.expose_http pid")
+async def _(w):
+    child = await deno(w, SERVER)
+    assert await child.wait_http_ready()
+    url = await w.sb.expose_http(pid=child.pid)
+    answer = await visit(url, lambda answer: answer.status_code == 201)
+    assert answer.text == "x"
+    await child.kill()
+
+
+@row("sb.expose_http with a WebSocket")
+async def _(w):
+    child = await deno(w, ECHO)
+    assert await child.wait_http_ready()
+    place = httpx.URL(await w.sb.expose_http(pid=child.pid))
+    opened = websockets.connect(
+        f"wss://{place.netloc.decode()}/",
+        ssl=trusting(),
+        server_hostname=place.host,
+        host="127.0.0.1",
+        port=place.port,
+        max_size=None,
+    )
+    async with opened as socket:
+        for message in ["text", b"bytes", "x" * 300_000]:
+            await socket.send(message)
+            assert await socket.recv() == message
+    await child.kill()
 
 
 @row("sb.expose_ssh")
@@ -716,6 +781,11 @@ async def deno(w, code, **options):
     return await w.sb.deno.run(code=code, stdout="piped", stderr="piped", **options)
 
 
+ECHO = """Deno.serve({ port: 0, onListen() {} }, (request) => {
+  const { socket, response } = Deno.upgradeWebSocket(request);
+  socket.onmessage = ({ data }) => socket.send(data);
+  return response;
+})"""
 SERVER = "Deno.serve({ port: 0, onListen() {} }, () => new Response('x', { status: 201 }))"
 
 

@@ -141,7 +141,8 @@ impl World {
         let mut up = options
             .starter(&binary, directory.path())
             .inherit_env()
-            .args(["up", "--json", "--listen", "127.0.0.1:0", "--state-dir"])
+            .args(["up", "--json", "--listen", "127.0.0.1:0"])
+            .args(["--ingress-listen", "127.0.0.1:0", "--state-dir"])
             .arg(directory.path())
             .args(["--pool-size", &options.pool_size.to_string()])
             .args(&options.flags)
@@ -214,6 +215,11 @@ impl World {
             ("DENO_SANDBOX_ENDPOINT", &self.announcement.url),
             ("DENO_DEPLOY_ENDPOINT", &self.announcement.url),
         ]
+    }
+
+    /// What clients of exposed ports have to trust.
+    pub fn ingress_root(&self) -> PathBuf {
+        self.state.join("ingress/tombolo.localhost/authority.pem")
     }
 
     /// A command of the program under test, on this server.

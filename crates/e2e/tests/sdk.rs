@@ -122,6 +122,7 @@ fn readme(language: &str) -> anyhow::Result<Vec<String>> {
 
 async fn rows_of(driver: Command, world: &World) -> anyhow::Result<Vec<Row>> {
     let driver = driver.envs(world.sdk_environment()).env("API_KEY", KEY);
+    let driver = driver.env("INGRESS_ROOT", world.ingress_root());
     let driver = driver.deadline(ROWS_MAX);
     let output = driver.run().await?;
     let lines = output.stdout_text();

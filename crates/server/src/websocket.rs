@@ -3,6 +3,7 @@
 //! Everything that can go wrong goes wrong before the handshake is answered,
 //! so that clients get a status, a code and a message.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -18,7 +19,8 @@ use crate::app::App;
 use crate::auth::Member;
 use crate::clock;
 use crate::error::ApiError;
-use crate::guest::Dialect;
+use crate::exposures::{Access, ExposeError};
+use crate::guest::{Dialect, Target};
 use crate::network::{NetworkPlan, NetworkRequest};
 use crate::openapi::{REFUSED, SANDBOXES_TAG};
 use crate::rpc::{self, NoUpgrade, RpcLimits, RpcSession};
@@ -65,8 +67,19 @@ pub(crate) async fn create(
     let upgrade = upgraded(upgrade)?;
     let config = decode_config(&headers)?;
     refuse_what_is_not_built(&config)?;
+    let port = config.port.map(exposed_port).transpose()?;
+    if port.is_some() && app.config.ingress.is_none() {
+        return Err(ExposeError::NoIngress.into());
+    }
     let (plan, network) = plans(&app, config)?;
     let (connection, warnings) = sandbox::create(&app, &member.organisation, plan, network).await?;
+    if let Some(port) = port {
+        let target = Some(Target::Port(port));
+        let (id, now) = (&connection.sandbox, clock::now());
+        app.exposures
+            .allocate(id, target, Access::Public, now)
+            .await?;
+    }
     let mut response = answer(&app, upgrade, &headers, connection);
     for warning in warnings.iter().take(WARNINGS_MAX) {
         // What is no text of a header was logged when the sandbox was created.
@@ -131,6 +144,18 @@ pub(crate) async fn connect(
     Ok(answer(&app, upgrade, &headers, connection))
 }
 
+/// The port that the Python SDK asks to expose at once. Its client shows no address for
+/// it; the listing of exposures does.
+fn exposed_port(port: i64) -> Result<NonZero<u16>, ApiError> {
+    let port = u16::try_from(port).ok().and_then(NonZero::new);
+    port.ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::InvalidConfig,
+            "the port to expose (port) is a number from 1 to 65535",
+        )
+    })
+}
+
 fn upgraded(upgrade: Upgrade) -> Result<rpc::Upgrade, ApiError> {
     upgrade.map_err(|refusal| {
         ApiError::new(
@@ -154,7 +179,6 @@ fn refuse_what_is_not_built(config: &CreateConfig) -> Result<(), ApiError> {
         (!config.volumes.is_empty(), "volumes"),
         (config.root.is_some(), "a root volume or snapshot (root)"),
         (config.ssh, "SSH (ssh)"),
-        (config.port.is_some(), "exposing a port (port)"),
     ];
     for (is_asked, feature) in asked {
         if is_asked {

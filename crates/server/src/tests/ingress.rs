@@ -200,6 +200,21 @@ async fn nothing_that_listens_is_told_with_its_port() {
 }
 
 #[tokio::test]
+async fn a_port_named_at_create_is_exposed_at_once() {
+    let world = World::new().await;
+    let socket = world.create(r#"{"port":8000}"#).await.unwrap();
+    let agent = world.node.agent(&socket.id()).unwrap();
+    agent.listen(Listens::OnPort(8000), program("from the start").await);
+    let path = format!("/api/tombolo/v1/sandboxes/{}/exposures", socket.id());
+    let listed = world.get(&path).await;
+    let url = listed.json[0]["url"].as_str().unwrap();
+    let visited = world
+        .visit(url.strip_prefix("https://").unwrap(), &[])
+        .await;
+    assert_eq!(visited, (200, "from the start".to_owned()));
+}
+
+#[tokio::test]
 async fn exposures_outlive_the_server_and_end_with_their_sandbox() {
     let mut world = World::new().await;
     let config = r#"{"timeout":"10m"}"#;
