@@ -250,6 +250,7 @@ impl Proxy {
                 "hosts": {},
                 "private_networks": [],
                 "root_files": [],
+                "client_certificates": {},
                 "audit_file_bytes_max": 1 << 30,
                 "audit_files_kept": 1,
             },

@@ -21,7 +21,7 @@ use tombolo_attacks::rig::{self, Rig};
 use tombolo_attacks::table::{Row, Sources, rows, workspace};
 use tombolo_e2e::with_world_of;
 
-const LIMIT: Duration = Duration::from_mins(8);
+const LIMIT: Duration = Duration::from_mins(9);
 /// Attacks under way at the same time, each in a sandbox of its own.
 const LANE_COUNT: usize = 3;
 /// What kills or changes something that all share, or measures: on its own, in

@@ -62,8 +62,8 @@ Object.defineProperty(globalThis, "__turn", {
   value: () => new Promise((resolve) => setTimeout(resolve, 0)),
 });
 
-// The inspector names objects and does not give them, so it is told to call a
-// function of ours with each.
+// The inspector gives what is plain, and names objects. To have one it is told
+// to call a function of ours with it.
 let taken;
 globalThis.__take = (value) => {
   taken = value;
@@ -71,11 +71,15 @@ globalThis.__take = (value) => {
 const { result: taker } = await post("Runtime.evaluate", { expression: "__take" });
 delete globalThis.__take;
 
-async function valueOf({ objectId, value, unserializableValue }) {
+async function valueOf({ type, objectId, value, unserializableValue: text }) {
+  if (objectId === undefined) {
+    if (text === undefined) return [value];
+    return [type === "bigint" ? BigInt(text.slice(0, -1)) : Number(text)];
+  }
   const called = post("Runtime.callFunctionOn", {
     functionDeclaration: "function (value) { this(value); }",
     objectId: taker.objectId,
-    arguments: [{ objectId, value, unserializableValue }],
+    arguments: [{ objectId }],
   });
   // It was called before `post` returned; later it may be another's turn.
   const given = taken;
