@@ -551,6 +551,9 @@ async fn run_refuses_a_server_with_another_configuration() {
             "run_as": {"uid": 60791, "gid": 60791}, "hosts": {}, "private_networks": [],
             "root_files": [], "client_certificates": {}, "audit_file_bytes_max": 33_554_432, "audit_files_kept": 7,
         },
+        "ingress": {
+            "listen": "127.0.0.1:2", "base": "tombolo.localhost", "certificate_file": null, "key_file": null,
+        },
     });
     let file = world.state.path().join("run/server.json");
     let mut running: Value = serde_json::from_slice(&fs_err::read(&file).unwrap()).unwrap();

@@ -16,7 +16,7 @@ use tombolo_proc::Command;
 /// Everything here takes seconds.
 const LIMIT: Duration = Duration::from_mins(3);
 /// One question of `curl`, until a program listens included.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `curl` gets of an address: the status, the version of HTTP, and the text. It knows
 /// names below localhost by itself.

@@ -196,7 +196,7 @@ async fn a_client_that_goes_away_takes_its_request_along() {
         let gone = gone.lock().take();
         Box::pin(async move {
             let mut buffer = [0; 4096];
-            stream.read(&mut buffer).await.unwrap();
+            assert!(stream.read(&mut buffer).await.unwrap() > 0);
             let begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
             stream.write_all(begun).await.unwrap();
             while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {}
