@@ -58,7 +58,8 @@ async fn visits(world: Arc<World>) -> anyhow::Result<()> {
         early.0 == "502 2" && early.1.contains("NOTHING_LISTENS"),
         "{early:?}"
     );
-    let serve = "mkdir site && echo hello > site/index.html && \
+    let serve = "mkdir site\n\
+                 echo hello > site/index.html\n\
                  setsid python3 -m http.server 8000 --directory site > /dev/null 2>&1 &";
     world.shell_text(&id, serve).await?;
     let retry = [

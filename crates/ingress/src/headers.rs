@@ -42,6 +42,19 @@ pub(crate) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
+/// Whether whoever asks understands trailers, which pass through here.
+pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TE).iter();
+    let mut items = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    items.any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Says to the program that trailers are understood.
+pub(crate) fn want_trailers(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+}
+
 /// Takes out what is about the connection it came on.
 pub(crate) fn end_to_end(headers: &mut HeaderMap) {
     let named: Vec<_> = names(headers).collect();

@@ -45,7 +45,7 @@ fn request(version: Version) -> Request<Full<Bytes>> {
             .header("host", host)
             .header("connection", "x-secret")
             .header("x-secret", "1")
-            .header("te", "trailers"),
+            .header("keep-alive", "timeout=5"),
     };
     request
         .version(version)
@@ -168,7 +168,8 @@ async fn trailers_reach_the_client() {
         .await
         .unwrap();
     let collected = within(response.into_body().collect()).await.unwrap();
-    // A program sends them over HTTP/1.1 only to who asked there, and nobody does.
+    let trailers = collected.trailers().cloned();
+    assert_eq!(trailers.unwrap()["x-sum"], "1");
     assert_eq!(collected.to_bytes(), "data");
 }
 
