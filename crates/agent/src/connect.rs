@@ -48,12 +48,12 @@ pub(crate) enum Target {
 
 impl Target {
     /// The target that the first message of a call names.
-    pub(crate) fn named(first: Option<Part>) -> Result<Self, CallError> {
+    pub(crate) fn named(first: Option<&Part>) -> Result<Self, CallError> {
         let wrong = |what| CallError::new(OPERATION, "", Cause::InvalidArgument(what));
         let Some(Part::Target(DialTarget { to: Some(to) })) = first else {
             return Err(wrong("the first message names no target"));
         };
-        match to {
+        match *to {
             To::Port(port) => u16::try_from(port)
                 .ok()
                 .and_then(NonZero::new)

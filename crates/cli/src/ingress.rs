@@ -92,8 +92,14 @@ pub(crate) struct Certificates {
 
 #[derive(Debug)]
 enum Source {
-    Own { authority: Authority, due: Instant },
-    Operator { certificate: PathBuf, key: PathBuf },
+    Own {
+        authority: Box<Authority>,
+        due: Instant,
+    },
+    Operator {
+        certificate: PathBuf,
+        key: PathBuf,
+    },
 }
 
 impl Certificates {
@@ -110,7 +116,7 @@ impl Certificates {
                 key: key.clone(),
             },
             _ => Source::Own {
-                authority: kept_authority(state, ingress)?,
+                authority: Box::new(kept_authority(state, ingress)?),
                 due: Instant::now(),
             },
         };

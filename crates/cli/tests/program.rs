@@ -102,6 +102,7 @@ fn help_goes_to_standard_output() {
       setup        Get everything that sandboxes need; "run" and "up" do this by themselves
       sandbox      Create, use and end sandboxes
       egress       See and change what sandboxes send out: policies, secrets, records
+      ingress      See what lets clients trust the addresses of exposed ports
       token        Create, list and revoke the tokens that open the server
       bench        Measure this machine: create, exec, files, many at once, memory
       completions  Print what makes a shell complete this command

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tombolo_proc::Command;
-use tombolo_server::{Limits, Server, ServerConfig, TokenHash};
+use tombolo_server::{IngressLimits, IngressOptions, Limits, Server, ServerConfig, TokenHash};
 use tombolo_testkit::{FakeAgent, FakeEgress, FakeNode, Script, eventually, within};
 
 const ADMIN: &str = "tma_test";
@@ -64,7 +64,7 @@ impl World {
             admin_token: Some(TokenHash::of(ADMIN)),
             region: tombolo_ids::Region::DEFAULT,
             limits: Limits::STANDARD,
-            ingress: None,
+            ingress: Some(ingress(node.directory())),
         };
         let server = Server::start(config).await.unwrap();
         let state = TempDir::new().unwrap();
@@ -176,6 +176,61 @@ async fn a_sandbox_is_created_listed_extended_and_killed() {
         .await
         .json();
     assert_eq!(running, serde_json::json!([]));
+}
+
+/// An ingress for names alone: nobody connects to it here.
+fn ingress(directory: &Path) -> IngressOptions {
+    let made = rcgen::generate_simple_self_signed(["*.x".to_owned()]).unwrap();
+    let identity_file = directory.join("identity.pem");
+    let pem = format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem());
+    fs_err::write(&identity_file, pem).unwrap();
+    IngressOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        base: "x".parse().unwrap(),
+        identity_file,
+        limits: IngressLimits::STANDARD,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_are_exposed_listed_and_taken_back() {
+    let world = World::new().await;
+    let id = world.run(&["sandbox", "create"]).await.ok();
+    let id = id.trim();
+    let url = world.run(&["sandbox", "expose", id, "8000"]).await.ok();
+    let name = url.strip_prefix("https://").unwrap().get(..32).unwrap();
+    let private = ["sandbox", "expose", id, "--pid", "7", "--private"];
+    let shown = world.run(&private).await;
+    assert!(shown.stderr.contains("x-tombolo-access: "), "{shown:?}");
+    let lines = shown.ok();
+    let (address, link) = lines.trim().split_once('\n').unwrap();
+    let token = link.strip_prefix(&format!("{address}/?tombolo_access="));
+    assert_eq!(token.unwrap().len(), 32, "{lines}");
+    let listed = world.run(&["sandbox", "exposures", id]).await.ok();
+    for words in [name, "port 8000", "process 7", "private", "public"] {
+        assert!(listed.contains(words), "{listed}");
+    }
+    assert!(!listed.contains(token.unwrap()), "{listed}");
+    let unexpose = ["sandbox", "unexpose", id, name];
+    world.run(&unexpose).await.ok();
+    let rows = world.run(&["sandbox", "exposures", id, "--json"]).await;
+    assert_eq!(rows.json().as_array().unwrap().len(), 1);
+    let mistakes: [(&[&str], i32, &str); 5] = [
+        (&unexpose, 1, "EXPOSURE_NOT_FOUND"),
+        (
+            &["sandbox", "unexpose", id, &url],
+            64,
+            "32 hexadecimal digits",
+        ),
+        (&["sandbox", "expose", id, "0"], 64, "PORT"),
+        (&["sandbox", "expose", id, "65536"], 64, "PORT"),
+        (&["sandbox", "expose", id, "80", "--pid", "1"], 64, "--pid"),
+    ];
+    for (args, code, words) in mistakes {
+        let refused = world.run(args).await;
+        assert_eq!(refused.code, code, "{args:?}: {refused:?}");
+        assert!(refused.stderr.contains(words), "{args:?}: {refused:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -550,6 +605,9 @@ async fn run_refuses_a_server_with_another_configuration() {
         "egress": {
             "run_as": {"uid": 60791, "gid": 60791}, "hosts": {}, "private_networks": [],
             "root_files": [], "client_certificates": {}, "audit_file_bytes_max": 33_554_432, "audit_files_kept": 7,
+        },
+        "ingress": {
+            "listen": "127.0.0.1:2", "base": "tombolo.localhost", "certificate_file": null, "key_file": null,
         },
     });
     let file = world.state.path().join("run/server.json");

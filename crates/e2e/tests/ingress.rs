@@ -16,7 +16,7 @@ use tombolo_proc::Command;
 /// Everything here takes seconds.
 const LIMIT: Duration = Duration::from_mins(3);
 /// One question of `curl`, until a program listens included.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `curl` gets of an address: the status, the version of HTTP, and the text. It knows
 /// names below localhost by itself.
@@ -58,7 +58,8 @@ async fn visits(world: Arc<World>) -> anyhow::Result<()> {
         early.0 == "502 2" && early.1.contains("NOTHING_LISTENS"),
         "{early:?}"
     );
-    let serve = "mkdir site && echo hello > site/index.html && \
+    let serve = "mkdir site\n\
+                 echo hello > site/index.html\n\
                  setsid python3 -m http.server 8000 --directory site > /dev/null 2>&1 &";
     world.shell_text(&id, serve).await?;
     let retry = [

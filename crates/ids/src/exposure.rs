@@ -23,9 +23,9 @@ impl ExposureName {
     pub fn random() -> Result<Self, EntropyError> {
         let mut bytes = [0_u8; BYTES_LEN];
         getrandom::fill(&mut bytes).map_err(EntropyError)?;
-        Ok(Self(
-            bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        ))
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let digits = digits.filter_map(|digit| char::from_digit(digit.into(), 16));
+        Ok(Self(digits.collect()))
     }
 
     /// As it stands in an address.

@@ -148,11 +148,14 @@ impl<B: Backend> Forwarder<B> {
         };
         let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        let wants_trailers = headers::wants_trailers(&parts.headers);
         headers::end_to_end(&mut parts.headers);
         headers::to_program(&mut parts.headers, client, authority);
         access::hide(&mut parts.headers);
         if let Some(protocol) = &upgrade {
             headers::set_upgrade(&mut parts.headers, protocol.clone());
+        } else if wants_trailers {
+            headers::want_trailers(&mut parts.headers);
         }
         let mut to_program = Request::new(self.request_body(body, &admitted));
         *to_program.method_mut() = parts.method;

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 
@@ -24,7 +24,7 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const SAID_HERE: [&str; 4] = ["forwarded", "x-real-ip", "x-tombolo-access", "proxy"];
 
 /// The protocol that a request wants to change to, if it is one that passes: on a
 /// connection of its own both ways, whatever it is. HTTP/2 without TLS (`h2c`) is not
@@ -40,6 +40,19 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 pub(crate) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
+}
+
+/// Whether whoever asks understands trailers, which pass through here.
+pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TE).iter();
+    let mut items = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    items.any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Says to the program that trailers are understood.
+pub(crate) fn want_trailers(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
 }
 
 /// Takes out what is about the connection it came on.
@@ -63,11 +76,9 @@ pub(crate) fn to_program(headers: &mut HeaderMap, client: IpAddr, authority: &Au
     join_cookies(headers);
     // The client has its answer to it from here.
     headers.remove(EXPECT);
-    headers.remove(FORWARDED);
-    headers.remove(REAL_IP);
     let said: Vec<_> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with(FORWARDED_PREFIX))
+        .filter(|name| is_ours_to_say(name))
         .cloned()
         .collect();
     for name in said {
@@ -82,6 +93,13 @@ pub(crate) fn to_program(headers: &mut HeaderMap, client: IpAddr, authority: &Au
     set(FORWARDED_HOST, authority.as_str());
     set(FORWARDED_FOR, &client.to_canonical().to_string());
     set(FORWARDED_PROTO, "https");
+}
+
+/// Whether a header says what only this program knows. Programs behind CGI and what is
+/// like it do not tell `_` from `-`, and take `Proxy` for a setting of their own.
+fn is_ours_to_say(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    name.starts_with(FORWARDED_PREFIX) || SAID_HERE.contains(&name.as_str())
 }
 
 /// HTTP/2 may divide what HTTP/1.1 has in one header (RFC 9113, 8.2.3).
@@ -156,6 +174,9 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-anything", "1"),
             ("x-real-ip", "10.0.0.1"),
+            ("x_real-ip", "10.0.0.1"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("proxy", "http://10.0.0.1"),
             ("forwarded", "for=10.0.0.1"),
             ("expect", "100-continue"),
             ("cookie", "a=1"),

@@ -135,3 +135,69 @@ fn distinguished_name(common_name: &str) -> DistinguishedName {
     );
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+    const NAME: &str = "0123456789abcdef0123456789abcdef";
+
+    /// Whether who trusts the authority believes that this certificate is of that name.
+    fn believes(authority: &Authority, identity: &str, name: &str, now: i64) -> bool {
+        let root = CertificateDer::from_pem_slice(authority.root_pem().as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(root).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let leaf = CertificateDer::from_pem_slice(identity.as_bytes()).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.unsigned_abs()));
+        let verified = verifier
+            .unwrap()
+            .verify_server_cert(&leaf, &[], &name, &[], now);
+        verified.is_ok()
+    }
+
+    #[test]
+    fn it_is_believed_for_names_below_its_base_and_for_no_others() {
+        let mut authority = Authority::generate("a.localhost", NOW).unwrap();
+        let identity = authority.identity(NOW).unwrap();
+        let days = |days| NOW + days * DAY_SECONDS;
+        let cases = [
+            (format!("{NAME}.a.localhost"), NOW, true),
+            ("a.localhost".to_owned(), NOW, true),
+            (format!("{NAME}.a.localhost"), days(59), true),
+            (format!("{NAME}.a.localhost"), days(61), false),
+            (format!("{NAME}.b.localhost"), NOW, false),
+            (format!("x.{NAME}.a.localhost"), NOW, false),
+        ];
+        for (name, now, expected) in cases {
+            let believed = believes(&authority, &identity, &name, now);
+            assert_eq!(believed, expected, "{name} {now}");
+        }
+        let (root, key) = (authority.root_pem().to_owned(), authority.key_pem());
+        let restored = Authority::restore("a.localhost", &root, &key, days(30)).unwrap();
+        let renewed = restored.identity(days(30)).unwrap();
+        let name = format!("{NAME}.a.localhost");
+        assert!(believes(&authority, &renewed, &name, days(61)));
+        // Whoever has its key signs for nothing else.
+        authority.base = "b.localhost".to_owned();
+        let stolen = authority.identity(NOW).unwrap();
+        assert!(!believes(
+            &authority,
+            &stolen,
+            &format!("{NAME}.b.localhost"),
+            NOW
+        ));
+    }
+}

@@ -46,7 +46,7 @@ async fn an_owner_has_so_many_requests_at_once_and_others_are_not_held_up() {
         assert_eq!(rig.get(OTHER, "/", &[]).await.text, "other");
         finish.add_permits(2);
     };
-    within(async { tokio::join!(first, second) }).await;
+    within(Box::pin(async { tokio::join!(first, second) })).await;
     assert_eq!(rig.get(PUBLIC, "/", &[]).await.text, "done");
 }
 

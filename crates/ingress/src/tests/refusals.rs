@@ -7,6 +7,8 @@ use super::rig::{
 };
 use crate::backend::{Found, Target};
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 const GET: &str = "GET / HTTP/1.1\r\nhost: 0123456789abcdef0123456789abcdef.tombolo.localhost\r\n\
                    connection: close\r\n\r\n";
 
@@ -163,7 +165,7 @@ async fn private_exposures_take_their_token_and_no_other() {
     let found = Found::Exposure(exposure);
     rig.memory.put(PUBLIC, Entry { found, door: shows });
     let cookie = format!("a=1; tombolo_access={TOKEN}");
-    let cases: [(&str, &[(&str, &str)], u16, &str); 6] = [
+    let cases: [(&str, Headers<'_>, u16, &str); 6] = [
         ("/", &[], 401, ""),
         ("/", &[("x-tombolo-access", "wrong")], 401, ""),
         ("/", &[("cookie", "tombolo_access=wrong")], 401, ""),

@@ -42,7 +42,7 @@ async fn a_websocket_carries_messages_both_ways_and_closes() {
     let rig = Rig::with(quick(), serves(websocket)).await;
     let url = format!("wss://{PUBLIC}.{BASE}/");
     let opened = client_async(url, rig.tls("http/1.1").await);
-    let (mut socket, _) = within(opened).await.unwrap();
+    let (mut socket, _) = within(Box::pin(opened)).await.unwrap();
     for text in ["one".to_owned(), "x".repeat(200_000)] {
         within(socket.send(Message::text(text.clone())))
             .await
@@ -142,7 +142,7 @@ async fn an_upgraded_connection_that_is_silent_ends() {
     let rig = Rig::with(quick(), serves(websocket)).await;
     let url = format!("wss://{PUBLIC}.{BASE}/");
     let opened = client_async(url, rig.tls("http/1.1").await);
-    let (mut socket, _) = within(opened).await.unwrap();
+    let (mut socket, _) = within(Box::pin(opened)).await.unwrap();
     // An error or an end, but not for ever.
     while let Some(Ok(_)) = within(socket.next()).await {}
 }

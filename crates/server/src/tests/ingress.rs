@@ -301,7 +301,7 @@ async fn what_came_in_is_counted() {
     for _ in 0..3 {
         assert_eq!(world.visit(&domain, &[]).await.0, 200);
     }
-    let rows = world.get("/api/tombolo/v1/sandboxes?fresh=true").await;
+    let rows = world.get("/api/tombolo/v1/sandboxes?usage=fresh").await;
     let usage = &rows.json[0]["usage"];
     assert_eq!(usage["ingress_requests"], 3, "{rows:?}");
     assert_eq!(usage["ingress_response_bytes"], 12, "{rows:?}");
