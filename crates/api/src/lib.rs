@@ -10,6 +10,7 @@ pub mod query;
 pub mod rpc;
 pub mod sandbox;
 pub mod secret;
+pub mod ssh;
 
 /// Request header that carries the create configuration.
 pub const CONFIG_HEADER: &str = "x-deno-sandbox-config";

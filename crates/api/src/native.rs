@@ -23,6 +23,8 @@ pub const INFO_PATH: &str = "/api/tombolo/v1/info";
 pub const SANDBOXES_PATH: &str = "/api/tombolo/v1/sandboxes";
 /// Sums of all that came in over HTTP, for Prometheus. Admin only.
 pub const INGRESS_METRICS_PATH: &str = "/api/tombolo/v1/ingress/metrics";
+/// Where SSH keys are registered, listed and (with `/{fingerprint}`) removed.
+pub const SSH_KEYS_PATH: &str = "/api/tombolo/v1/ssh-keys";
 /// Whether the server runs. The only address that needs no token.
 pub const HEALTH_PATH: &str = "/healthz";
 

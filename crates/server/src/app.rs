@@ -12,6 +12,7 @@ use crate::exposures::Exposures;
 use crate::node::NodeLink;
 use crate::registry::Registry;
 use crate::rpc::{Budget, StreamIds};
+use crate::ssh_logins::SshLogins;
 
 #[derive(Debug)]
 pub(crate) struct App {
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) egress: Option<EgressLink>,
     pub(crate) registry: Registry,
     pub(crate) exposures: Arc<Exposures>,
+    pub(crate) ssh_logins: SshLogins,
     pub(crate) stream_ids: Arc<StreamIds>,
     /// What all connections may hold together.
     pub(crate) budget: Arc<Budget>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
 use tombolo_ingress::{Base as IngressBase, Limits as IngressLimits};
 use tombolo_lifecycle::{LifetimeLimits, OrganisationLimits, SandboxBounds};
+use tombolo_ssh::Limits as SshLimits;
 
 use crate::token::TokenHash;
 
@@ -33,6 +34,22 @@ pub struct ServerConfig {
     /// How ports of sandboxes are reached over HTTP. When absent they are not, and
     /// whoever asks is refused.
     pub ingress: Option<IngressOptions>,
+    /// How sandboxes are reached over SSH. When absent they are not, and whoever asks is
+    /// refused.
+    pub ssh: Option<SshOptions>,
+}
+
+/// How sandboxes are reached over SSH.
+#[derive(Clone, Debug)]
+pub struct SshOptions {
+    /// Where the gateway listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The name by which clients reach it.
+    pub host: String,
+    /// Its key, made when absent.
+    pub key_file: PathBuf,
+    /// Its bounds.
+    pub limits: SshLimits,
 }
 
 /// How ports of sandboxes are reached over HTTP.

@@ -7,6 +7,7 @@ mod exposures;
 mod networks;
 mod organisations;
 mod sandboxes;
+mod ssh;
 mod tokens;
 mod usage;
 
@@ -140,6 +141,7 @@ fn migrations() -> Migrator {
             "exposures",
             include_str!("../migrations/0003_exposures.sql"),
         ),
+        ("ssh", include_str!("../migrations/0004_ssh.sql")),
     ];
     let migrations = (1..).zip(all).map(|(version, (description, sql))| {
         let sql = sql.into_sql_str();

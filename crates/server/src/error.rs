@@ -19,6 +19,7 @@ use crate::exposures::ExposeError;
 use crate::network::{ChangeError, PlanNetworkError};
 use crate::node::NodeCallError;
 use crate::sandbox::{ConnectError, CreateError, ExtendError};
+use crate::ssh_logins::ExposeSshError;
 
 /// The answer to a request that failed.
 #[derive(Debug)]
@@ -228,6 +229,19 @@ impl From<ExposeError> for ApiError {
             ),
             ExposeError::Entropy(error) => error.into(),
             ExposeError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<ExposeSshError> for ApiError {
+    fn from(error: ExposeSshError) -> Self {
+        match error {
+            ExposeSshError::NoGateway => {
+                Self::not_built("SSH: this server was started without a gateway")
+            }
+            ExposeSshError::TooMany => Self::saying(ErrorCode::LimitExceeded, &error),
+            ExposeSshError::Entropy(error) => error.into(),
+            ExposeSshError::Database(error) => error.into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The server's way to one sandbox's guest agent, and which client speaks.
 
+mod process;
 mod stream;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::call::unix_channel;
 
+pub(crate) use process::ProcessHandle;
 pub(crate) use stream::{ConnectGuestError, GuestStream, Target};
 
 /// What one stream may hold in flight before the reader has taken it.

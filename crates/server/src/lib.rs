@@ -27,6 +27,8 @@ mod rpc;
 mod sandbox;
 mod sandboxes;
 mod serve;
+mod ssh;
+mod ssh_logins;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -35,9 +37,10 @@ mod unkept;
 mod unread;
 mod websocket;
 
-pub use config::{IngressOptions, Limits, ServerConfig};
+pub use config::{IngressOptions, Limits, ServerConfig, SshOptions};
 pub use database::OpenDatabaseError;
 pub use openapi::document as openapi_document;
 pub use serve::{Addresses, ServeError, Server, run};
 pub use token::{ParseTokenHashError, TokenHash};
 pub use tombolo_ingress::{Base as IngressBase, Limits as IngressLimits, ParseBaseError};
+pub use tombolo_ssh::Limits as SshLimits;

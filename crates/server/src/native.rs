@@ -6,6 +6,7 @@ pub(crate) mod egress;
 pub(crate) mod exposures;
 pub(crate) mod records;
 mod rows;
+pub(crate) mod ssh;
 
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, Modify, OpenApi};
 pub(crate) const SANDBOXES_TAG: &str = "sandboxes";
 pub(crate) const EGRESS_TAG: &str = "egress";
 pub(crate) const INGRESS_TAG: &str = "ingress";
+pub(crate) const SSH_TAG: &str = "ssh";
 pub(crate) const TOKENS_TAG: &str = "tokens";
 pub(crate) const SERVER_TAG: &str = "server";
 /// What every answer that is no success means.
@@ -29,6 +30,7 @@ pub(crate) const REFUSED: &str = "Refused: the code is for programs, the message
         (name = SANDBOXES_TAG, description = "Create, list, extend and end sandboxes"),
         (name = EGRESS_TAG, description = "What sandboxes may reach, their secrets, and what they sent"),
         (name = INGRESS_TAG, description = "Ports of sandboxes that are reached over HTTP"),
+        (name = SSH_TAG, description = "Sandboxes reached over SSH"),
         (name = TOKENS_TAG, description = "Tokens of organisations"),
         (name = SERVER_TAG, description = "The server itself"),
     ),

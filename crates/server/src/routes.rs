@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::auth::Member;
 use crate::body::{BODY_LEN_MAX, LONG_BODY_LEN_MAX};
 use crate::error::ApiError;
-use crate::native::{egress, exposures, records};
+use crate::native::{egress, exposures, records, ssh};
 use crate::openapi::Document;
 use crate::{native, sandboxes, trace, unkept, unread, websocket};
 
@@ -51,6 +51,10 @@ pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(exposures::remove_exposure))
         .routes(routes!(exposures::ingress_metrics))
+        .routes(routes!(ssh::expose_ssh))
+        .routes(routes!(ssh::revoke_ssh))
+        .routes(routes!(ssh::list_ssh_keys, ssh::add_ssh_key))
+        .routes(routes!(ssh::remove_ssh_key))
         .routes(routes!(native::list_tokens, native::create_token))
         .routes(routes!(native::revoke_token))
         .routes(routes!(native::info))
@@ -74,7 +78,6 @@ fn egress() -> OpenApiRouter<Arc<App>> {
 /// What the official clients know and this version does not do.
 fn not_built(mut routes: Router<Arc<App>>) -> Router<Arc<App>> {
     let posts = [
-        ("/api/v3/sandbox/{id}/expose/ssh", "SSH access"),
         ("/api/v3/sandbox/{id}/expose/vscode", "VS Code"),
         ("/api/v2/sandboxes/{id}/deploy", "deploying from a sandbox"),
     ];

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tombolo_diag::log_limited;
 use tombolo_ingress::{IdentityError, Ingress, ListenError};
+use tombolo_ssh::Gateway;
 
 use crate::app::App;
 use crate::config::ServerConfig;
@@ -29,6 +30,8 @@ use crate::registry::Registry;
 use crate::routes::router;
 use crate::rpc::StreamIds;
 use crate::sandbox::adopt;
+use crate::ssh::SshEntrance;
+use crate::ssh_logins::SshLogins;
 
 /// All headers of a request together. The create configuration travels in one.
 const HEADERS_LEN_MAX: usize = 256 * 1024;
@@ -60,6 +63,10 @@ pub enum ServeError {
     IngressListen(#[from] ListenError),
     #[error("the ingress cannot start")]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    SshListen(#[from] tombolo_ssh::OpenError),
+    #[error("the SSH gateway cannot start")]
+    SshKey(#[from] tombolo_ssh::HostKeyError),
 }
 
 impl From<QueryError> for ServeError {
@@ -75,6 +82,8 @@ pub struct Addresses {
     pub api: SocketAddr,
     /// Its ingress, if it has one.
     pub ingress: Option<SocketAddr>,
+    /// Its SSH gateway, if it has one.
+    pub ssh: Option<SocketAddr>,
 }
 
 /// Serves until SIGTERM or SIGINT, then stops in order. `ready` is told the
@@ -103,6 +112,7 @@ pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
     ingress: Option<Ingress<Sandboxes>>,
+    ssh: Option<Gateway>,
 }
 
 impl Server {
@@ -122,6 +132,11 @@ impl Server {
             }
             None => (None, None),
         };
+        let ssh = match &config.ssh {
+            Some(options) => Some(SshEntrance::open(options).await?),
+            None => None,
+        };
+        let ssh_place = ssh.as_ref().map(SshEntrance::place);
         let seed = getrandom::u64().map_err(ServeError::Entropy)?;
         let app = Arc::new(App {
             node: NodeLink::new(&config.node_socket, config.limits.node_wait),
@@ -130,6 +145,7 @@ impl Server {
                 .as_deref()
                 .map(|socket| EgressLink::new(socket, config.limits.node_wait)),
             exposures: Arc::new(Exposures::load(database.clone(), place).await?),
+            ssh_logins: SshLogins::load(database.clone(), ssh_place).await?,
             database,
             registry: Registry::default(),
             stream_ids: Arc::new(StreamIds::new(seed)),
@@ -145,11 +161,13 @@ impl Server {
         app.tasks.spawn(measure_usage(Arc::clone(&app)));
         app.tasks.spawn(accept(Arc::clone(&app), listener));
         let ingress = entrance.map(|entrance| entrance.start(Sandboxes(Arc::clone(&app))));
+        let ssh = ssh.map(|entrance| entrance.start(&app));
         tracing::info!(%address, "serving");
         Ok(Self {
             app,
             address,
             ingress,
+            ssh,
         })
     }
 
@@ -158,6 +176,7 @@ impl Server {
         Addresses {
             api: self.address,
             ingress: self.ingress.as_ref().map(Ingress::address),
+            ssh: self.ssh.as_ref().map(Gateway::address),
         }
     }
 
@@ -171,6 +190,9 @@ impl Server {
         self.app.shutdown.cancel();
         if let Some(ingress) = self.ingress {
             ingress.stop().await;
+        }
+        if let Some(ssh) = self.ssh {
+            ssh.stop().await;
         }
         self.app.tasks.close();
         let grace = self.app.config.limits.shutdown_grace;

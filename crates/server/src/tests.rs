@@ -13,3 +13,4 @@ mod listing;
 mod networks;
 mod recovery;
 mod routing;
+mod ssh;

@@ -71,6 +71,10 @@ pub(crate) async fn create(
     if port.is_some() && app.config.ingress.is_none() {
         return Err(ExposeError::NoIngress.into());
     }
+    if config.ssh {
+        // The client asks for its user name when the sandbox is there.
+        app.ssh_logins.place()?;
+    }
     let (plan, network) = plans(&app, config)?;
     let (connection, warnings) = sandbox::create(&app, &member.organisation, plan, network).await?;
     if let Some(port) = port {
@@ -178,7 +182,6 @@ fn refuse_what_is_not_built(config: &CreateConfig) -> Result<(), ApiError> {
     let asked = [
         (!config.volumes.is_empty(), "volumes"),
         (config.root.is_some(), "a root volume or snapshot (root)"),
-        (config.ssh, "SSH (ssh)"),
     ];
     for (is_asked, feature) in asked {
         if is_asked {

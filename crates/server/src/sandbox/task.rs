@@ -401,6 +401,7 @@ impl SandboxTask {
             tracing::info!(sandbox = %id, reason = reason.as_str(), "sandbox ended");
         }
         self.app.exposures.forget(id);
+        self.app.ssh_logins.forget(id);
         self.app.registry.remove(id);
         self.handle.shared.stopped.cancel();
     }

@@ -88,6 +88,7 @@ impl World {
             region: tombolo_ids::Region::DEFAULT,
             limits,
             ingress: Some(ingress.options),
+            ssh: Some(super::ssh::options(node.directory())),
         };
         let server = Server::start(config.clone()).await.unwrap();
         let address = server.address();

@@ -1,0 +1,159 @@
+//! SSH as the stock client meets it, before sandboxes of the test's own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use tombolo_proc::{Command, Output};
+use tombolo_ssh::Limits;
+
+use super::harness::World;
+use crate::config::SshOptions;
+
+/// What OpenSSH's client answers when it has no connection, or loses it.
+const LOST: i32 = 255;
+const KEYS: &str = "/api/tombolo/v1/ssh-keys";
+
+pub(super) fn options(directory: &Path) -> SshOptions {
+    SshOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        host: "sandboxes.test".to_owned(),
+        key_file: directory.join("ssh_host_key"),
+        limits: Limits {
+            refusal_time: Duration::from_millis(1),
+            ..Limits::STANDARD
+        },
+    }
+}
+
+impl World {
+    async fn expose_ssh(&self, id: &str) -> Value {
+        let path = format!("/api/v3/sandbox/{id}/expose/ssh");
+        let answer = self
+            .send(Method::POST, &path, &self.token, Some(json!({})))
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json
+    }
+
+    async fn ssh(&self, user: &str, options: &[&str], line: &str) -> Output {
+        let address = self.server.as_ref().unwrap().addresses().ssh.unwrap();
+        let command = Command::new("ssh")
+            .args([
+                "-F",
+                "none",
+                "-T",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "LogLevel=ERROR",
+            ])
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
+            .args(["-p", &address.port().to_string()])
+            .args(options)
+            .arg(format!("{user}@127.0.0.1"))
+            .arg(line)
+            .deadline(Duration::from_secs(60));
+        command.output().await.unwrap()
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn username(exposed: &Value) -> String {
+    exposed["username"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_user_name_opens_its_sandbox_until_it_is_taken_back() {
+    let mut world = World::new().await;
+    let socket = world.create("{}").await.unwrap();
+    let exposed = world.expose_ssh(&socket.id()).await;
+    assert_eq!(exposed["hostname"], "sandboxes.test");
+    let port = world
+        .server
+        .as_ref()
+        .unwrap()
+        .addresses()
+        .ssh
+        .unwrap()
+        .port();
+    assert_eq!(exposed["port"], port);
+    let name = username(&exposed);
+    assert!(name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert_ne!(name, username(&world.expose_ssh(&socket.id()).await));
+    let output = world.ssh(&name, &[], "exit 7").await;
+    assert_eq!(code(&output), 7, "{output:?}");
+    assert_eq!(code(&world.ssh(&socket.id(), &[], "exit 7").await), LOST);
+    // A server that is started again knows the name and is known by its key.
+    world.stop_server().await;
+    world.start_server().await;
+    world.followed().await;
+    assert_eq!(code(&world.ssh(&name, &[], "exit 7").await), 7);
+    let path = format!("/api/tombolo/v1/sandboxes/{}/ssh", socket.id());
+    assert_eq!(world.delete(&path).await.status, 204);
+    assert_eq!(code(&world.ssh(&name, &[], "exit 7").await), LOST);
+}
+
+#[tokio::test]
+async fn a_user_name_ends_with_its_sandbox() {
+    let world = World::new().await;
+    let socket = world.create("{}").await.unwrap();
+    let name = username(&world.expose_ssh(&socket.id()).await);
+    let path = format!("/api/v3/sandbox/{}", socket.id());
+    let ended = world.delete(&path).await;
+    assert!(ended.status.is_success(), "{ended:?}");
+    assert_eq!(code(&world.ssh(&name, &[], "exit 7").await), LOST);
+    let path = format!("/api/v3/sandbox/{}/expose/ssh", socket.id());
+    let answer = world
+        .send(Method::POST, &path, &world.token, Some(json!({})))
+        .await;
+    assert_eq!(answer.status, 410, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_key_opens_the_sandboxes_of_its_organisation_and_no_others() {
+    let world = World::new().await;
+    let socket = world.create("{}").await.unwrap();
+    let file = world.node.directory().join("id");
+    let make = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "me", "-f"]);
+    make.arg(&file).run().await.unwrap();
+    let line = fs_err::read_to_string(file.with_extension("pub")).unwrap();
+    let identity = format!("IdentityFile={}", file.display());
+    let options = ["-o", identity.as_str(), "-o", "IdentitiesOnly=yes"];
+    let id = socket.id();
+    assert_eq!(code(&world.ssh(&id, &options, "exit 7").await), LOST);
+    let other = world.new_token("other").await;
+    let body = Some(json!({ "key": line }));
+    let added = world.send(Method::POST, KEYS, &other, body.clone()).await;
+    assert_eq!(added.status, 201, "{added:?}");
+    assert_eq!(code(&world.ssh(&id, &options, "exit 7").await), LOST);
+    let added = world.send(Method::POST, KEYS, &world.token, body).await;
+    assert_eq!(added.json["name"], "me");
+    assert_eq!(code(&world.ssh(&id, &options, "exit 7").await), 7);
+    let listed = world.get(KEYS).await.json;
+    assert_eq!(listed, json!([added.json]));
+    let fingerprint = added.json["fingerprint"].as_str().unwrap();
+    let fingerprint = fingerprint.replace('/', "%2F").replace('+', "%2B");
+    let removed = world.delete(&format!("{KEYS}/{fingerprint}")).await;
+    assert_eq!(removed.status, 204, "{removed:?}");
+    assert_eq!(code(&world.ssh(&id, &options, "exit 7").await), LOST);
+}
+
+#[tokio::test]
+async fn what_is_no_key_is_refused() {
+    let world = World::new().await;
+    for key in ["", "nonsense", "ssh-ed25519", "ssh-ed25519 AAAA me"] {
+        let body = Some(json!({ "key": key }));
+        let answer = world.send(Method::POST, KEYS, &world.token, body).await;
+        assert_eq!(answer.status, 400, "{key}: {answer:?}");
+    }
+}
