@@ -43,6 +43,7 @@ pub(crate) fn bench(context: &Context, args: &BenchArgs) -> Outcome {
     settings.memory_limit_mib = settings.memory_limit_mib.max(memory_needed);
     settings.listen.set_port(0);
     settings.ingress.listen.set_port(0);
+    settings.ssh.listen.set_port(0);
     context.state.prepare(&settings)?;
     let Some(_lock) = UpLock::take(&context.state)? else {
         return Err(Failure::message(

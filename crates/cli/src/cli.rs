@@ -11,6 +11,7 @@ mod network;
 mod run;
 mod sandbox;
 mod server;
+mod ssh_key;
 mod token;
 
 use std::path::PathBuf;
@@ -26,9 +27,10 @@ pub(crate) use network::NetworkArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::{
     CopyArgs, CreateArgs, ExecArgs, ExposeArgs, ExposuresArgs, ExtendArgs, KillArgs, ListArgs,
-    SandboxCommand, ShellArgs, UnexposeArgs,
+    SandboxCommand, ShellArgs, SshArgs, UnexposeArgs,
 };
 pub(crate) use server::{SettingArgs, UpArgs};
+pub(crate) use ssh_key::{AddSshKeyArgs, ListSshKeysArgs, RemoveSshKeyArgs, SshKeyCommand};
 pub(crate) use token::{CreateTokenArgs, TokenCommand};
 
 /// The width of help texts and of the pages made from them.
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     Egress(EgressCommand),
     #[command(subcommand)]
     Ingress(IngressCommand),
+    #[command(subcommand)]
+    SshKey(SshKeyCommand),
     #[command(subcommand)]
     Token(TokenCommand),
     Bench(BenchArgs),

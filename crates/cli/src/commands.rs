@@ -11,6 +11,7 @@ mod ingress;
 mod run;
 mod sandbox;
 mod setup;
+mod ssh;
 mod token;
 
 use std::future::Future;
@@ -35,6 +36,7 @@ pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
         Command::Sandbox(command) => block_on(sandbox::sandbox(&context, command)),
         Command::Egress(command) => block_on(egress::egress(&context, command)),
         Command::Ingress(IngressCommand::Root(args)) => ingress::root(&context, &args).map(|()| OK),
+        Command::SshKey(command) => block_on(ssh::keys(&context, command)).map(|()| OK),
         Command::Token(command) => block_on(token::token(&context, command)).map(|()| OK),
         Command::Bench(args) => bench::bench(&context, &args).map(|()| OK),
         Command::Completions(args) => completions::completions(&args).map(|()| OK),

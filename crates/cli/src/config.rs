@@ -38,6 +38,15 @@ pub(crate) struct Settings {
     pub(crate) run_as: RunAs,
     pub(crate) egress: EgressSettings,
     pub(crate) ingress: IngressSettings,
+    pub(crate) ssh: SshSettings,
+}
+
+/// The settings of the SSH gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SshSettings {
+    pub(crate) listen: SocketAddr,
+    /// As clients are told.
+    pub(crate) host: String,
 }
 
 /// The settings of the ingress.
@@ -201,6 +210,10 @@ impl Settings {
                 certificate_file: value(&keys::INGRESS_CERTIFICATE_FILE)?.file(),
                 key_file: value(&keys::INGRESS_KEY_FILE)?.file(),
             },
+            ssh: SshSettings {
+                listen: value(&keys::SSH_LISTEN)?.address(),
+                host: value(&keys::SSH_HOST)?.domain(),
+            },
         };
         settings.check_order()?;
         settings.check_users()?;
@@ -295,7 +308,7 @@ fn field_of(key: &str) -> &str {
     }
 }
 
-/// The settings by name, those of the egress proxy and the ingress as the file has them.
+/// The settings by name, those of the egress proxy and the gateways as the file has them.
 fn flat(settings: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
     let serde_json::Value::Object(settings) = settings else {
         return BTreeMap::new();
@@ -303,7 +316,9 @@ fn flat(settings: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
     let mut flat = BTreeMap::new();
     for (name, value) in settings {
         match value {
-            serde_json::Value::Object(parts) if name == "egress" || name == "ingress" => {
+            serde_json::Value::Object(parts)
+                if matches!(name.as_str(), "egress" | "ingress" | "ssh") =>
+            {
                 flat.extend(
                     parts
                         .into_iter()

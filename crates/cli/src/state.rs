@@ -112,6 +112,11 @@ impl StateDir {
         self.server_dir().join("tombolo.db")
     }
 
+    /// By which clients know the SSH gateway again.
+    pub(crate) fn ssh_host_key_file(&self) -> PathBuf {
+        self.server_dir().join("ssh_host_ed25519_key")
+    }
+
     /// The egress proxy's own directory, where it keeps keys and records.
     pub(crate) fn egress_dir(&self) -> PathBuf {
         self.root.join("egress")

@@ -65,6 +65,7 @@ impl World {
             region: tombolo_ids::Region::DEFAULT,
             limits: Limits::STANDARD,
             ingress: Some(ingress(node.directory())),
+            ssh: None,
         };
         let server = Server::start(config).await.unwrap();
         let state = TempDir::new().unwrap();
@@ -609,6 +610,7 @@ async fn run_refuses_a_server_with_another_configuration() {
         "ingress": {
             "listen": "127.0.0.1:2", "base": "tombolo.localhost", "certificate_file": null, "key_file": null,
         },
+        "ssh": {"listen": "127.0.0.1:3", "host": "localhost"},
     });
     let file = world.state.path().join("run/server.json");
     let mut running: Value = serde_json::from_slice(&fs_err::read(&file).unwrap()).unwrap();

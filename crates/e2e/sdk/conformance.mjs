@@ -160,7 +160,6 @@ row("Sandbox.create secrets", async () => {
 const refused = {
   root: { root: "snap" },
   volumes: { volumes: { "/data": "vol" } },
-  ssh: { ssh: true },
 };
 for (const [option, options] of Object.entries(refused)) {
   row(`Sandbox.create ${option}`, () => Sandbox.create(options));
@@ -302,7 +301,16 @@ row("sandbox.exposeHttp pid", async () => {
   await process.kill();
   assert.equal((await visit(url, (answer) => answer.status === 502)).status, 502);
 });
-row("sandbox.exposeSsh", () => sb.exposeSsh());
+row("Sandbox.create ssh", async () => {
+  const own = keep(await Sandbox.create({ ssh: true }));
+  assert.match(own.ssh.username, /^[0-9a-f]{32}$/);
+});
+row("sandbox.exposeSsh", async () => {
+  const { hostname, username } = await sb.exposeSsh();
+  assert.equal(hostname, "localhost");
+  assert.match(username, /^[0-9a-f]{32}$/);
+  assert.notEqual((await sb.exposeSsh()).username, username);
+});
 row("sandbox.exposeVscode", () => sb.exposeVscode("/home/app"));
 row("sandbox.deploy", () => sb.deploy("app"));
 

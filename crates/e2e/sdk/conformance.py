@@ -178,7 +178,6 @@ async def _(w):
 REFUSED_OPTIONS = {
     "root": {"root": "snap"},
     "volumes": {"volumes": {"/data": "vol"}},
-    "ssh": {"ssh": True},
 }
 for option, options in REFUSED_OPTIONS.items():
 
@@ -390,9 +389,18 @@ async def _(w):
     await child.kill()
 
 
+@row("sandbox.create ssh")
+async def _(w):
+    async with w.client.sandbox.create(ssh=True) as own:
+        assert re.fullmatch("[0-9a-f]{32}", (await own.expose_ssh())["username"])
+
+
 @row("sb.expose_ssh")
 async def _(w):
-    await w.sb.expose_ssh()
+    exposed = await w.sb.expose_ssh()
+    assert exposed["hostname"] == "localhost", exposed
+    assert isinstance(exposed["port"], int), exposed
+    assert re.fullmatch("[0-9a-f]{32}", exposed["username"]), exposed
 
 
 # Processes

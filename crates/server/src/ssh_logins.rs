@@ -13,7 +13,7 @@ use crate::database::{Database, QueryError};
 use crate::token::TokenHash;
 
 /// Names of one sandbox at a time.
-const LOGINS_MAX: usize = 100;
+const LOGINS_MAX: usize = 1000;
 
 /// Where the gateway is, as clients are told.
 #[derive(Clone, Debug)]

@@ -33,6 +33,8 @@ pub(crate) struct Shared<S> {
     pub(crate) gauge: Gauge,
     pub(crate) limits: Arc<Limits>,
     pub(crate) tasks: TaskTracker,
+    /// Fires when the client is gone.
+    pub(crate) ended: CancellationToken,
     channels: Arc<Semaphore>,
 }
 
@@ -130,15 +132,16 @@ impl<B: Backend> Connection<B> {
             gauge: self.gauge.clone(),
             limits: Arc::clone(&self.common.limits),
             tasks: self.common.tasks.clone(),
+            ended: self.ended.clone(),
             channels: Arc::clone(&self.channels),
         })
     }
 
-    /// A task of this connection, with the channel that it counts as.
+    /// A task of this connection, with the channel that it counts as. It sees by the
+    /// channel that the client is gone, and may have a program to tell.
     fn spawn(&self, slot: OwnedSemaphorePermit, task: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.ended.clone();
         self.common.tasks.spawn(async move {
-            ended.run_until_cancelled(task).await;
+            task.await;
             drop(slot);
         });
     }

@@ -30,14 +30,17 @@ pub(crate) async fn run<S: Sandbox>(shared: Shared<S>, channel: Channel<Msg>, la
         Ok(Ok(started)) => {
             attend(&shared, id, &mut read, &write, started, is_terminal).await;
         }
-        Ok(Err(error)) => refuse(&write, &error).await,
-        Err(elapsed) => refuse(&write, &SpawnError::Failed(elapsed.into())).await,
+        Ok(Err(error)) => refuse(&shared, &write, &error).await,
+        Err(elapsed) => {
+            let error = SpawnError::Failed(elapsed.into());
+            refuse(&shared, &write, &error).await;
+        }
     }
     drop(write);
     drain(&mut read, &shared.gauge).await;
 }
 
-async fn refuse(write: &ChannelWriteHalf<Msg>, error: &SpawnError) {
+async fn refuse<S>(shared: &Shared<S>, write: &ChannelWriteHalf<Msg>, error: &SpawnError) {
     let text = format!("tombolo: {error}\r\n");
     let told = async {
         pin!(write.make_writer_ext(Some(STDERR)))
@@ -48,8 +51,9 @@ async fn refuse(write: &ChannelWriteHalf<Msg>, error: &SpawnError) {
         write.close().await?;
         Ok::<(), Gone>(())
     };
-    if told.await.is_err() {
-        tracing::debug!("the client is gone already");
+    // A client that takes nothing is waited for as long as it is there.
+    if let Some(Err(error)) = shared.ended.run_until_cancelled(told).await {
+        tracing::debug!(%error, "the client is gone already");
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct ServerLaunch {
     pub(crate) database: PathBuf,
     /// Certificates and key of the ingress.
     pub(crate) ingress_identity: PathBuf,
+    /// The SSH gateway's key, which the server makes.
+    pub(crate) ssh_host_key: PathBuf,
     /// The server knows the admin token by its hash only, in hexadecimal.
     pub(crate) admin_token_hash: String,
     pub(crate) settings: Settings,
@@ -41,14 +43,19 @@ pub(crate) struct ServerLaunch {
 pub(crate) struct Ready {
     pub(crate) api: SocketAddr,
     pub(crate) ingress: Option<SocketAddr>,
+    pub(crate) ssh: Option<SocketAddr>,
 }
 
 impl fmt::Display for Ready {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.ingress {
-            Some(ingress) => write!(formatter, "{} {ingress}", self.api),
-            None => write!(formatter, "{}", self.api),
+        write!(formatter, "{}", self.api)?;
+        for gate in [self.ingress, self.ssh] {
+            match gate {
+                Some(address) => write!(formatter, " {address}")?,
+                None => formatter.write_str(" -")?,
+            }
         }
+        Ok(())
     }
 }
 
@@ -56,13 +63,16 @@ impl FromStr for Ready {
     type Err = AddrParseError;
 
     fn from_str(line: &str) -> Result<Self, AddrParseError> {
-        let (api, ingress) = match line.split_once(' ') {
-            Some((api, ingress)) => (api, Some(ingress)),
-            None => (line, None),
+        let mut words = line.split(' ');
+        let api = words.next().unwrap_or_default().parse()?;
+        let mut gate = || {
+            let word = words.next().filter(|word| *word != "-");
+            word.map(str::parse).transpose()
         };
         Ok(Self {
-            api: api.parse()?,
-            ingress: ingress.map(str::parse).transpose()?,
+            api,
+            ingress: gate()?,
+            ssh: gate()?,
         })
     }
 }
@@ -97,6 +107,7 @@ impl ServerLaunch {
             node_socket: state.node_socket(),
             egress_socket: state.egress_control_socket(),
             database: state.database_file(),
+            ssh_host_key: state.ssh_host_key_file(),
             ingress_identity: crate::ingress::identity_file(state, &settings.ingress),
             admin_token_hash,
             settings: settings.clone(),

@@ -2,7 +2,9 @@
 
 use tokio::sync::oneshot;
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
-use tombolo_server::{Addresses, IngressLimits, IngressOptions, Limits, ServerConfig};
+use tombolo_server::{
+    Addresses, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits, SshOptions,
+};
 
 use super::{Ready, ServerLaunch};
 use crate::config::Settings;
@@ -26,11 +28,17 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outc
             identity_file: launch.ingress_identity,
             limits: IngressLimits::STANDARD,
         }),
+        ssh: Some(SshOptions {
+            listen: launch.settings.ssh.listen,
+            host: launch.settings.ssh.host.clone(),
+            key_file: launch.ssh_host_key,
+            limits: SshLimits::STANDARD,
+        }),
     };
     let announce = async {
         // A server that fails drops its half, and its error says more.
-        if let Ok(Addresses { api, ingress }) = receiver.await {
-            ready(Ready { api, ingress });
+        if let Ok(Addresses { api, ingress, ssh }) = receiver.await {
+            ready(Ready { api, ingress, ssh });
         }
     };
     let (served, ()) = tokio::join!(tombolo_server::run(config, sender), announce);

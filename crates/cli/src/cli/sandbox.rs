@@ -14,6 +14,7 @@ pub(crate) enum SandboxCommand {
     Exec(ExecArgs),
     Shell(ShellArgs),
     Copy(CopyArgs),
+    Ssh(SshArgs),
     Expose(ExposeArgs),
     Exposures(ExposuresArgs),
     Unexpose(UnexposeArgs),
@@ -151,6 +152,35 @@ pub(crate) struct CopyArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+}
+
+/// Log in to a sandbox with this machine's own ssh
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Gets a user name that opens the sandbox as long as it lives, and starts \"ssh\" with it. What follows
+the id goes to ssh: its options first, then a command. With --print nothing is started: the user name,
+which is a credential, is for scp, rsync, sshfs and editors.
+
+Examples:
+  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk
+  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk -- uname -a
+  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk -- -N -L 8000:localhost:8000
+  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk --print")]
+pub(crate) struct SshArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Print how to get in instead
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Print JSON, with the gateway's key
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Options of ssh, and the command to run in the sandbox
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    pub(crate) arguments: Vec<String>,
 }
 
 /// Expose a port of a sandbox over HTTP and print its address

@@ -104,6 +104,12 @@ pub(crate) struct SettingArgs {
     /// The key of --ingress-certificate-file [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) ingress_key_file: Option<String>,
+    /// Where sandboxes are reached over SSH [default: 127.0.0.1:2222]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ssh_listen: Option<String>,
+    /// The name by which SSH clients reach this machine [default: localhost]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ssh_host: Option<String>,
 }
 
 impl SettingArgs {
@@ -141,6 +147,8 @@ impl SettingArgs {
                 &self.ingress_certificate_file,
             ),
             (&keys::INGRESS_KEY_FILE, &self.ingress_key_file),
+            (&keys::SSH_LISTEN, &self.ssh_listen),
+            (&keys::SSH_HOST, &self.ssh_host),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.name, value.clone()?)))

@@ -303,6 +303,23 @@ pub(crate) const INGRESS_KEY_FILE: Key = Key {
     meaning: "The key of ingress.certificate_file, as PEM. Root reads it and hands it to the server.",
 };
 
+pub(crate) const SSH_LISTEN: Key = Key {
+    name: "ssh.listen",
+    variable: "TOMBOLO_SSH_LISTEN",
+    kind: Kind::Address,
+    default: Default::Fixed("127.0.0.1:2222"),
+    meaning: "Where sandboxes are reached over SSH. The JavaScript SDK does not show the port, so that its \
+              users need 22, or an entry in their own SSH configuration.",
+};
+
+pub(crate) const SSH_HOST: Key = Key {
+    name: "ssh.host",
+    variable: "TOMBOLO_SSH_HOST",
+    kind: Kind::Domain,
+    default: Default::Fixed("localhost"),
+    meaning: "The name by which SSH clients reach this machine, as they are told.",
+};
+
 /// Every key, in the order of the reference page.
 pub(crate) const KEYS: &[&Key] = &[
     &LISTEN,
@@ -329,6 +346,8 @@ pub(crate) const KEYS: &[&Key] = &[
     &INGRESS_BASE,
     &INGRESS_CERTIFICATE_FILE,
     &INGRESS_KEY_FILE,
+    &SSH_LISTEN,
+    &SSH_HOST,
 ];
 
 /// What all our variables begin with.

@@ -55,6 +55,9 @@ pub(crate) fn ensure_running(
     if settings.ingress.listen.to_string() == keys::INGRESS_LISTEN.default.to_string() {
         flags.insert(keys::INGRESS_LISTEN.name, "127.0.0.1:0".to_owned());
     }
+    if settings.ssh.listen.to_string() == keys::SSH_LISTEN.default.to_string() {
+        flags.insert(keys::SSH_LISTEN.name, "127.0.0.1:0".to_owned());
+    }
     let settings = context.settings(&flags)?;
     context
         .state

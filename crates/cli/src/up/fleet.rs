@@ -58,8 +58,8 @@ impl Fleet {
                     egress.child.stop().await;
                     return Err(Failure::from(error).hint(format!(
                         "if {} is taken, choose another address with --listen; if {} is, with \
-                         --ingress-listen",
-                        settings.listen, settings.ingress.listen
+                         --ingress-listen; if {} is, with --ssh-listen",
+                        settings.listen, settings.ingress.listen, settings.ssh.listen
                     )));
                 }
             };
@@ -72,6 +72,9 @@ impl Fleet {
         server.launch.listen = ready.api;
         if let Some(ingress) = ready.ingress {
             server.launch.settings.ingress.listen = ingress;
+        }
+        if let Some(ssh) = ready.ssh {
+            server.launch.settings.ssh.listen = ssh;
         }
         let running = Running {
             url: format!("http://{}", server.launch.listen),

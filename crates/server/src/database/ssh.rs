@@ -54,7 +54,7 @@ impl Database {
             .collect()
     }
 
-    /// Whether it is a new one: a key that is there already is given the new name.
+    /// A key that is there already is given the new name.
     pub(crate) async fn put_ssh_key(
         &self,
         organisation: &OrganisationId,

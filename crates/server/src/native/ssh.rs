@@ -16,7 +16,7 @@ use crate::body::JsonBody;
 use crate::clock;
 use crate::error::ApiError;
 use crate::openapi::{REFUSED, SANDBOXES_TAG, SSH_TAG};
-use crate::sandboxes::{find_running, find_seen};
+use crate::sandboxes::find_seen;
 
 /// Keys of one organisation.
 const KEYS_MAX: usize = 100;
@@ -41,11 +41,11 @@ const NAME_LEN_MAX: usize = 200;
 )]
 pub(crate) async fn expose_ssh(
     State(app): State<Arc<App>>,
-    member: Member,
+    principal: Principal,
     Path(id): Path<String>,
     JsonBody(ExposeSsh {}): JsonBody<ExposeSsh>,
 ) -> Result<Json<ExposedSsh>, ApiError> {
-    let handle = find_running(&app, &member, &id).await?;
+    let handle = find_seen(&app, &principal, &id).await?;
     let place = app.ssh_logins.place()?.clone();
     let username = app.ssh_logins.allocate(handle.id(), clock::now()).await?;
     if handle.stopped().is_cancelled() {

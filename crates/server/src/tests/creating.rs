@@ -116,7 +116,6 @@ const REFUSED: &[(&str, u16, &str, &str)] = &[
     ),
     (r#"{"volumes":{"/d":"v"}}"#, 501, "NOT_BUILT_YET", "volumes"),
     (r#"{"root":{"volume":"v"}}"#, 501, "NOT_BUILT_YET", "root"),
-    (r#"{"ssh":true}"#, 501, "NOT_BUILT_YET", "SSH"),
     (r#"{"port":0}"#, 400, "INVALID_CONFIG", "port"),
     (r#"{"port":65536}"#, 400, "INVALID_CONFIG", "port"),
 ];

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use tombolo_guest_proto::v1::WaitReply;
 use tombolo_proc::{Command, Output};
 use tombolo_ssh::Limits;
+use tombolo_testkit::Script;
 
-use super::harness::World;
+use super::harness::{Socket, World};
 use crate::config::SshOptions;
 
 /// What OpenSSH's client answers when it has no connection, or loses it.
@@ -28,6 +30,23 @@ pub(super) fn options(directory: &Path) -> SshOptions {
 }
 
 impl World {
+    /// A sandbox whose shell ends with 7, whatever it is told.
+    async fn with_shell(&self) -> Socket {
+        let socket = self.create("{}").await.unwrap();
+        let exit = WaitReply {
+            code: 7,
+            ..WaitReply::default()
+        };
+        let script = Script {
+            stdout: b"from the guest".to_vec(),
+            stderr: Vec::new(),
+            exit: Some(exit),
+        };
+        let agent = self.node.agent(&socket.id()).unwrap();
+        agent.script("/bin/bash", script);
+        socket
+    }
+
     async fn expose_ssh(&self, id: &str) -> Value {
         let path = format!("/api/v3/sandbox/{id}/expose/ssh");
         let answer = self
@@ -75,7 +94,7 @@ fn username(exposed: &Value) -> String {
 #[tokio::test]
 async fn a_user_name_opens_its_sandbox_until_it_is_taken_back() {
     let mut world = World::new().await;
-    let socket = world.create("{}").await.unwrap();
+    let socket = world.with_shell().await;
     let exposed = world.expose_ssh(&socket.id()).await;
     assert_eq!(exposed["hostname"], "sandboxes.test");
     let port = world
@@ -92,6 +111,7 @@ async fn a_user_name_opens_its_sandbox_until_it_is_taken_back() {
     assert_ne!(name, username(&world.expose_ssh(&socket.id()).await));
     let output = world.ssh(&name, &[], "exit 7").await;
     assert_eq!(code(&output), 7, "{output:?}");
+    assert_eq!(output.stdout_text(), "from the guest");
     assert_eq!(code(&world.ssh(&socket.id(), &[], "exit 7").await), LOST);
     // A server that is started again knows the name and is known by its key.
     world.stop_server().await;
@@ -106,7 +126,7 @@ async fn a_user_name_opens_its_sandbox_until_it_is_taken_back() {
 #[tokio::test]
 async fn a_user_name_ends_with_its_sandbox() {
     let world = World::new().await;
-    let socket = world.create("{}").await.unwrap();
+    let socket = world.with_shell().await;
     let name = username(&world.expose_ssh(&socket.id()).await);
     let path = format!("/api/v3/sandbox/{}", socket.id());
     let ended = world.delete(&path).await;
@@ -122,7 +142,7 @@ async fn a_user_name_ends_with_its_sandbox() {
 #[tokio::test]
 async fn a_key_opens_the_sandboxes_of_its_organisation_and_no_others() {
     let world = World::new().await;
-    let socket = world.create("{}").await.unwrap();
+    let socket = world.with_shell().await;
     let file = world.node.directory().join("id");
     let make = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "me", "-f"]);
     make.arg(&file).run().await.unwrap();

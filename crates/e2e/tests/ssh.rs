@@ -1,0 +1,141 @@
+//! SSH as a person uses it: stock OpenSSH clients, and real sandboxes.
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "all of this file is a test"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tombolo_e2e::{World, with_world};
+use tombolo_proc::{Command, Output};
+
+/// Everything here takes seconds.
+const LIMIT: Duration = Duration::from_mins(5);
+/// One client's run.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// What OpenSSH's client answers when it has no connection, or loses it.
+const LOST: i32 = 255;
+
+/// One way into a sandbox, and a directory for the client's files.
+struct Door {
+    user: String,
+    port: String,
+    home: TempDir,
+}
+
+impl Door {
+    async fn open(world: &World, id: &str) -> anyhow::Result<Self> {
+        let args = ["sandbox", "ssh", id, "--json"];
+        let shown = world.tombolo(args).run().await?.stdout_text();
+        let shown: Value = serde_json::from_str(&shown)?;
+        let text = |field: &str| {
+            let found = shown.get(field).and_then(Value::as_str);
+            found.map(str::to_owned).with_context(|| format!("no {field}"))
+        };
+        let port = shown.get("port").and_then(Value::as_u64);
+        let port = port.context("no port")?.to_string();
+        let home = TempDir::new()?;
+        let known = format!("tombolo {}\n", text("host_key")?);
+        fs_err::write(home.path().join("known_hosts"), known)?;
+        Ok(Self {
+            user: text("username")?,
+            port,
+            home,
+        })
+    }
+
+    /// A client of OpenSSH, with nobody's configuration.
+    fn client(&self, program: &str) -> Command {
+        let known = self.home.path().join("known_hosts");
+        Command::new(program)
+            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "HostKeyAlias=tombolo", "-o"])
+            .arg(format!("UserKnownHostsFile={}", known.display()))
+            .args(["-o", "LogLevel=ERROR", "-o"])
+            .arg(format!("Port={}", self.port))
+            .cwd(self.home.path())
+            .deadline(PATIENCE)
+    }
+
+    fn target(&self) -> String {
+        format!("{}@localhost", self.user)
+    }
+
+    async fn ssh(&self, options: &[&str], line: &str) -> anyhow::Result<Output> {
+        let command = self.client("ssh").args(options).arg(self.target()).arg(line);
+        Ok(command.output().await?)
+    }
+}
+
+fn check(output: &Output, code: i32, stdout: &str) -> anyhow::Result<()> {
+    ensure!(
+        output.status.code() == Some(code) && output.stdout_text() == stdout,
+        "{output:?} is not {code} with {stdout:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_clients_work_in_a_sandbox() {
+    with_world(LIMIT, clients).await;
+}
+
+async fn clients(world: Arc<World>) -> anyhow::Result<()> {
+    let id = world.create().await?;
+    let door = Door::open(&world, &id).await?;
+    let commands = [
+        ("echo $USER $HOME; id -un", 0, "app /home/app\napp"),
+        ("exit 7", 7, ""),
+        // OpenSSH's client answers so when a signal ended the program.
+        ("kill -9 $$", LOST, ""),
+        ("tty", 1, "not a tty"),
+    ];
+    for (line, code, stdout) in commands {
+        let output = door.ssh(&["-T"], line).await?;
+        check(&output, code, stdout).with_context(|| line.to_owned())?;
+    }
+    let output = door.ssh(&["-tt"], "test -t 0 && stty size >/dev/null && echo yes").await?;
+    check(&output, 0, "yes")?;
+    let output = door.ssh(&["-o", "SetEnv=GREETING=hello"], "echo $GREETING").await?;
+    check(&output, 0, "hello")?;
+    let args = ["sandbox", "ssh", id.as_str(), "--", "uname", "-s"];
+    check(&world.tombolo(args).output().await?, 0, "Linux")?;
+    files(&door).await?;
+    let serve = "cd /tmp && setsid python3 -m http.server 8000 > /dev/null 2>&1 & \
+                 until curl -s localhost:8000 > /dev/null; do sleep 0.1; done; echo up";
+    check(&door.ssh(&["-T"], serve).await?, 0, "up")?;
+    let forward = door.client("ssh").args(["-W", "localhost:8000"]).arg(door.target());
+    let answer = forward.input("GET / HTTP/1.0\r\n\r\n").run().await?;
+    ensure!(answer.stdout_text().starts_with("HTTP/1.0 200"), "{answer:?}");
+    let stranger = Door {
+        user: "f".repeat(32),
+        ..Door::open(&world, &id).await?
+    };
+    check(&stranger.ssh(&["-T"], "exit 0").await?, LOST, "")?;
+    world.kill(&id).await?;
+    check(&door.ssh(&["-T"], "exit 0").await?, LOST, "")
+}
+
+/// Directories there and back by both protocols of `scp`, and a batch of `sftp`.
+async fn files(door: &Door) -> anyhow::Result<()> {
+    let home = door.home.path();
+    fs_err::create_dir_all(home.join("sent/below"))?;
+    let content: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    fs_err::write(home.join("sent/below/file"), &content)?;
+    for (mode, protocol) in [("sftp", "-s"), ("scp", "-O")] {
+        let there = format!("{}:{mode}", door.target());
+        let scp = || door.client("scp").args([protocol, "-q", "-r"]);
+        scp().arg("sent").arg(&there).run().await?;
+        scp().arg(&there).arg(mode).run().await?;
+        let back = fs_err::read(home.join(mode).join("below/file"))?;
+        ensure!(back == content, "{mode} changed a file");
+    }
+    let batch = door.client("sftp").args(["-q", "-b", "-"]).arg(door.target());
+    let listed = batch.input("mkdir made\nput sent/below/file made/file\nls made\n");
+    let listed = listed.run().await?.stdout_text();
+    ensure!(listed.contains("made/file"), "{listed}");
+    Ok(())
+}
