@@ -34,7 +34,9 @@ impl Door {
         let shown: Value = serde_json::from_str(&shown)?;
         let text = |field: &str| {
             let found = shown.get(field).and_then(Value::as_str);
-            found.map(str::to_owned).with_context(|| format!("no {field}"))
+            found
+                .map(str::to_owned)
+                .with_context(|| format!("no {field}"))
         };
         let port = shown.get("port").and_then(Value::as_u64);
         let port = port.context("no port")?.to_string();
@@ -52,7 +54,15 @@ impl Door {
     fn client(&self, program: &str) -> Command {
         let known = self.home.path().join("known_hosts");
         Command::new(program)
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "HostKeyAlias=tombolo", "-o"])
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "HostKeyAlias=tombolo",
+                "-o",
+            ])
             .arg(format!("UserKnownHostsFile={}", known.display()))
             .args(["-o", "LogLevel=ERROR", "-o"])
             .arg(format!("Port={}", self.port))
@@ -65,7 +75,11 @@ impl Door {
     }
 
     async fn ssh(&self, options: &[&str], line: &str) -> anyhow::Result<Output> {
-        let command = self.client("ssh").args(options).arg(self.target()).arg(line);
+        let command = self
+            .client("ssh")
+            .args(options)
+            .arg(self.target())
+            .arg(line);
         Ok(command.output().await?)
     }
 }
@@ -97,9 +111,13 @@ async fn clients(world: Arc<World>) -> anyhow::Result<()> {
         let output = door.ssh(&["-T"], line).await?;
         check(&output, code, stdout).with_context(|| line.to_owned())?;
     }
-    let output = door.ssh(&["-tt"], "test -t 0 && stty size >/dev/null && echo yes").await?;
+    let output = door
+        .ssh(&["-tt"], "test -t 0 && stty size >/dev/null && echo yes")
+        .await?;
     check(&output, 0, "yes")?;
-    let output = door.ssh(&["-o", "SetEnv=GREETING=hello"], "echo $GREETING").await?;
+    let output = door
+        .ssh(&["-o", "SetEnv=GREETING=hello"], "echo $GREETING")
+        .await?;
     check(&output, 0, "hello")?;
     let args = ["sandbox", "ssh", id.as_str(), "--", "uname", "-s"];
     check(&world.tombolo(args).output().await?, 0, "Linux")?;
@@ -107,9 +125,15 @@ async fn clients(world: Arc<World>) -> anyhow::Result<()> {
     let serve = "cd /tmp && setsid python3 -m http.server 8000 > /dev/null 2>&1 & \
                  until curl -s localhost:8000 > /dev/null; do sleep 0.1; done; echo up";
     check(&door.ssh(&["-T"], serve).await?, 0, "up")?;
-    let forward = door.client("ssh").args(["-W", "localhost:8000"]).arg(door.target());
+    let forward = door
+        .client("ssh")
+        .args(["-W", "localhost:8000"])
+        .arg(door.target());
     let answer = forward.input("GET / HTTP/1.0\r\n\r\n").run().await?;
-    ensure!(answer.stdout_text().starts_with("HTTP/1.0 200"), "{answer:?}");
+    ensure!(
+        answer.stdout_text().starts_with("HTTP/1.0 200"),
+        "{answer:?}"
+    );
     let stranger = Door {
         user: "f".repeat(32),
         ..Door::open(&world, &id).await?
@@ -133,7 +157,10 @@ async fn files(door: &Door) -> anyhow::Result<()> {
         let back = fs_err::read(home.join(mode).join("below/file"))?;
         ensure!(back == content, "{mode} changed a file");
     }
-    let batch = door.client("sftp").args(["-q", "-b", "-"]).arg(door.target());
+    let batch = door
+        .client("sftp")
+        .args(["-q", "-b", "-"])
+        .arg(door.target());
     let listed = batch.input("mkdir made\nput sent/below/file made/file\nls made\n");
     let listed = listed.run().await?.stdout_text();
     ensure!(listed.contains("made/file"), "{listed}");

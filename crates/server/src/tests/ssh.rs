@@ -136,7 +136,7 @@ async fn a_user_name_ends_with_its_sandbox() {
     let answer = world
         .send(Method::POST, &path, &world.token, Some(json!({})))
         .await;
-    assert_eq!(answer.status, 410, "{answer:?}");
+    assert_eq!(answer.status, 400, "{answer:?}");
 }
 
 #[tokio::test]
