@@ -14,7 +14,7 @@ use super::Finding;
 const PREFIX: &str = "tombolo-";
 
 /// What each crate may depend on directly, among ours; nothing else.
-const ALLOWED: [(&str, &[&str]); 27] = [
+const ALLOWED: [(&str, &[&str]); 28] = [
     ("ids", &[]),
     ("diag", &[]),
     ("fuzz", &[]),
@@ -35,6 +35,7 @@ const ALLOWED: [(&str, &[&str]); 27] = [
     ),
     ("net", &["ids", "proc", "sys"]),
     ("ingress", &["diag", "ids"]),
+    ("ssh", &["diag"]),
     (
         "server",
         &[
@@ -47,6 +48,7 @@ const ALLOWED: [(&str, &[&str]); 27] = [
             "node-proto",
             "policy",
             "secret",
+            "ssh",
         ],
     ),
     (

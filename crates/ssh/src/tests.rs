@@ -1,0 +1,4 @@
+//! The stock OpenSSH client against a gateway whose sandbox lives in memory.
+
+mod clients;
+mod rig;
