@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1::dial_chunk::Part;
 use tombolo_guest_proto::v1::dial_target::To;
@@ -25,7 +26,7 @@ use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget};
 use tonic::{Status, Streaming};
 
 use crate::deno::listeners::Search;
-use crate::fault::{CallError, Cause, at, blocking};
+use crate::fault::{CallError, Cause, at};
 use crate::log::log;
 
 const OPERATION: &str = "connect";
@@ -118,14 +119,15 @@ async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
 /// Where a process, or one below it, listens.
 async fn listener_of(pid: i32) -> Result<SocketAddr, Status> {
     let missing = |errno| CallError::errno(OPERATION, "", errno);
-    blocking(move || {
-        if pid <= 0 || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-            return Err(missing(Errno::SRCH));
-        }
-        let found = Search::default().look(pid);
-        found.ok_or_else(|| missing(Errno::CONNREFUSED))
-    })
-    .await
+    if pid <= 0
+        || !fs_err::tokio::try_exists(format!("/proc/{pid}"))
+            .await
+            .unwrap_or(false)
+    {
+        return Err(missing(Errno::SRCH).into());
+    }
+    let found = Search::default().look(pid, Instant::now()).await;
+    Ok(found.ok_or_else(|| missing(Errno::CONNREFUSED))?)
 }
 
 /// Joins a connection with the two streams of its call. The answer ends with

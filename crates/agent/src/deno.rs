@@ -19,6 +19,7 @@ mod fetch;
 mod frames;
 pub(crate) mod listeners;
 mod repl;
+mod socket;
 mod watch;
 
 use std::os::unix::fs::PermissionsExt;
@@ -27,9 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 use tombolo_guest_proto::v1::spawn_deno_request::Program;
 use tombolo_guest_proto::v1::{
@@ -39,11 +38,12 @@ use tombolo_guest_proto::v1::{
 use crate::agent::Agent;
 use crate::fault::{CallError, Cause, at};
 use crate::log::log;
-use crate::process::{Process, no_process};
+use crate::process::Process;
 use fetch::Fetcher;
 pub(crate) use fetch::fetch;
 use repl::Repl;
 pub(crate) use repl::{close, run, warm};
+use socket::Socket;
 use watch::Watched;
 pub(crate) use watch::restarts;
 
@@ -63,8 +63,6 @@ const DENO_PATH: &str = "/usr/local/bin/deno";
 const EXTENSIONS: [&str; 8] = ["js", "cjs", "mjs", "ts", "cts", "mts", "jsx", "tsx"];
 /// The longest argument that Linux gives a program, less its end.
 const ARGUMENT_LEN_MAX: usize = 128 * 1024 - 1;
-const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(1);
-const CONNECT_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// How often is looked for a listening socket, and until what age of the wait.
 const LOOKS: [(Duration, Duration); 2] = [
     (Duration::from_secs(5), Duration::from_millis(20)),
@@ -100,6 +98,10 @@ impl Deno {
 
     fn script(&self, name: &str) -> String {
         format!("file://{}/{name}", self.directory.display())
+    }
+
+    fn new_socket(&self) -> Result<Socket, CallError> {
+        Ok(Socket::new(self.new_path()?))
     }
 
     /// A path that nobody else has or guesses.
@@ -143,7 +145,7 @@ pub(crate) async fn spawn(
         Some(Program::Entrypoint(entrypoint)) => entry(&agent.deno, entrypoint)?,
         Some(Program::Code(code)) => inline(code, has_stdin)?,
         Some(Program::Repl(_)) => {
-            let repl = Repl::new(agent.deno.new_path()?);
+            let repl = Repl::new(agent.deno.new_socket()?);
             let code = DenoCode {
                 text: repl.program(&agent.deno.script("repl.mjs")),
                 extension: "mjs".to_owned(),
@@ -282,7 +284,7 @@ pub(crate) async fn http_wait(process: &Process) -> Result<DenoHttpWaitReply, Ca
     let begin = Instant::now();
     let mut search = listeners::Search::default();
     while process.exit().is_none() {
-        if let Some(address) = search.look(process.pid) {
+        if let Some(address) = search.look(process.pid, Instant::now()).await {
             return Ok(DenoHttpWaitReply {
                 host: Some(address.ip().to_string()),
                 port: address.port().into(),
@@ -297,33 +299,6 @@ pub(crate) async fn http_wait(process: &Process) -> Result<DenoHttpWaitReply, Ca
         }
     }
     Ok(DenoHttpWaitReply::default())
-}
-
-/// Connects to the socket that `process` makes when it is ready. Another's
-/// socket in that place is refused.
-async fn connect(process: &Process, path: &Path) -> Result<UnixStream, CallError> {
-    let mut pause = CONNECT_PAUSE_MIN;
-    while process.exit().is_none() {
-        match UnixStream::connect(path).await {
-            Ok(stream) => {
-                let peer = stream.peer_cred().map_err(at("connect", DENO))?;
-                if peer.pid() != Some(process.pid) {
-                    return Err(CallError::errno("connect", DENO, Errno::ACCESS));
-                }
-                return Ok(stream);
-            }
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => {}
-                _ => return Err(CallError::new("connect", DENO, error)),
-            },
-        }
-        tokio::select! {
-            () = sleep(pause) => {}
-            _ended = process.wait() => {}
-        }
-        pause = (pause * 2).min(CONNECT_PAUSE_MAX);
-    }
-    Err(no_process("connect"))
 }
 
 fn invalid(why: &'static str) -> CallError {

@@ -88,15 +88,30 @@ pub struct SecretSpec {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the configuration takes {len} bytes of base64, of {CONFIG_HEADER_LEN_MAX} that a header may \
-     have; its largest part is `{part}` with {part_len} bytes of JSON"
+     have{}",
+    .largest.as_ref().map(|part| format!("; {part}")).unwrap_or_default()
 )]
 pub struct ConfigTooLong {
     /// Bytes of the header.
     pub len: usize,
-    /// The largest part's key, cut to a printable length.
-    pub part: String,
-    /// Bytes of the largest part.
-    pub part_len: usize,
+    /// Its largest part, where it can be told from the others.
+    pub largest: Option<ConfigPart>,
+}
+
+/// A part of a configuration.
+#[derive(Debug)]
+pub struct ConfigPart {
+    /// Its key, cut to a printable length.
+    pub key: String,
+    /// Bytes of it as JSON.
+    pub len: usize,
+}
+
+impl fmt::Display for ConfigPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, len } = self;
+        write!(f, "its largest part is `{key}` with {len} bytes of JSON")
+    }
 }
 
 /// The header cannot be written.
@@ -218,15 +233,15 @@ fn check_len(header_len: usize, json: &[u8]) -> Result<(), ConfigTooLong> {
     if header_len <= CONFIG_HEADER_LEN_MAX {
         return Ok(());
     }
+    // What is no JSON, or not in UTF-8, has no parts that could be told.
     let parts: BTreeMap<String, &RawValue> = serde_json::from_slice(json).unwrap_or_default();
     let sizes = parts.iter().map(|(key, value)| (value.get().len(), key));
-    let (part_len, key) = sizes
-        .max()
-        .map_or((json.len(), ""), |(len, key)| (len, key.as_str()));
     Err(ConfigTooLong {
         len: header_len,
-        part: key.chars().take(KEY_CHARS_MAX).collect(),
-        part_len,
+        largest: sizes.max().map(|(len, key)| ConfigPart {
+            key: key.chars().take(KEY_CHARS_MAX).collect(),
+            len,
+        }),
     })
 }
 

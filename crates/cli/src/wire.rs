@@ -71,7 +71,8 @@ pub(crate) fn refused(error: crate::client::RequestError) -> Failure {
 /// As [`refused`], for a WebSocket that was not opened.
 pub(crate) fn not_connected(error: crate::client::ConnectError) -> Failure {
     if let Some(too_long) = error.too_long() {
-        let hint = match too_long.part.as_str() {
+        let part = too_long.largest.as_ref().map(|part| part.key.as_str());
+        let hint = match part.unwrap_or_default() {
             "secrets" => {
                 "make it with `tombolo sandbox create` and fewer secrets, and add the others with \
                  `tombolo egress secret put`"

@@ -814,8 +814,13 @@ row("repl.close", async () => {
 });
 row("repl.eval that ends, hangs or is killed", async () => {
   const [exits, hangs, killed] = await Promise.all([1, 2, 3].map(() => sb.deno.repl(quiet)));
-  const pending = [exits.eval("Deno.exit(3)"), hangs.eval("for (;;) {}"), killed.eval("await new Promise(() => {})")]
-    .map((promise) => errorOf(promise));
+  const pending = [
+    exits.eval("Deno.exit(3)"),
+    hangs.eval("console.log('hangs'); for (;;) {}"),
+    killed.eval("await new Promise(() => {})"),
+  ].map((promise) => errorOf(promise));
+  // One that is idle yet would just end.
+  await timesOut(hangs.stdout.getReader().read());
   assert.equal((await timesOut(exits.status)).code, 3);
   await hangs.close();
   await killed.kill();

@@ -883,6 +883,16 @@ async def _(w):
         assert "'SyntaxError'" in str(await error_of(repl.eval("let = ;")))
         error = str(await error_of(repl.eval("'x'.repeat(2_000_000)")))
         assert "'RangeError'" in error and "EMSGSIZE" in error, error
+        # What cannot be described is still told, and the REPL lives on.
+        for code in (
+            "throw Object.assign(new Error(), { message: Object.create(null) })",
+            "throw { [Symbol.for('Deno.customInspect')]() { throw 1 } }",
+            "throw Object.assign(new AggregateError([]), { errors: 7 })",
+            "throw new Proxy({}, { getPrototypeOf() { throw 1 } })",
+            "throw new AggregateError(Array(9).fill(new Error('\\u{1}'.repeat(9000))))",
+        ):
+            error = await error_of(repl.eval(code))
+            assert error and not isinstance(error, ProcessAlreadyExited), (code, error)
         ended = await error_of(repl.eval("Deno.exit(1)"))
         assert isinstance(ended, ProcessAlreadyExited), ended
     child = await w.shell("sleep 600")

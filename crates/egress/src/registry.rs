@@ -379,9 +379,10 @@ impl Registry {
 fn warnings(rules: &Rules) -> Vec<String> {
     let policy = rules.policy.warnings().iter().map(ToString::to_string);
     let is_used = |warning: &&TableWarning| match warning {
-        TableWarning::NotScrubbed { name, .. } | TableWarning::Prefix { shorter: name, .. } => {
-            !rules.is_revoked(name.as_str())
-        }
+        TableWarning::NotScrubbed { name, .. } => !rules.is_revoked(name.as_str()),
+        TableWarning::Prefix { shorter, longer } => ![shorter, longer]
+            .iter()
+            .any(|name| rules.is_revoked(name.as_str())),
     };
     let secrets = rules.secrets.warnings().iter().filter(is_used);
     policy.chain(secrets.map(ToString::to_string)).collect()

@@ -42,7 +42,7 @@ pub(crate) const REQUESTS_MAX: usize = 1024;
 pub(crate) const WEBSOCKETS_MAX: usize = 64;
 /// What a sandbox's request bodies may take of memory where they are read whole, in KiB.
 pub(crate) const BUFFERS_KIB: u32 = 64 << 10;
-/// What decoders of a sandbox's bodies may take of memory, in KiB: fifteen of the widest
+/// What decoders of a sandbox's bodies may take of memory, in KiB: twelve of the widest
 /// window, two thousand of the usual one.
 pub(crate) const DECODERS_KIB: u32 = 256 << 10;
 /// How long a body waits for room.
@@ -272,6 +272,11 @@ impl Sandbox {
     /// Room for decoders of so much, as soon as there is; none if there is not for a while.
     pub(crate) async fn reserve_decoders(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
         reserve(&self.decoders, kib.min(DECODERS_KIB)).await
+    }
+
+    /// Whether a decoder of the widest window might have to wait.
+    pub(crate) fn lacks_room_for_decoders(&self) -> bool {
+        self.decoders.available_permits() < DECODERS_KIB as usize / 2
     }
 
     /// The facts of a new flow.

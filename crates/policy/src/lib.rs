@@ -37,7 +37,9 @@ pub use document::{
 pub use host::{HOST_NAME_LEN_MAX, HostName, HostNameError, LABEL_LEN_MAX};
 pub use intercept::{InterceptPolicy, InterceptReason, Interception};
 pub use network::{NetworkPolicy, Target, Transport};
-pub use operator::{HostOverride, OPERATOR_ENTRIES_MAX, OperatorRules, OperatorRulesError};
+pub use operator::{
+    HostOverride, OPERATOR_ENTRIES_MAX, OperatorRules, OperatorRulesError, parse_certified_host,
+};
 pub use pattern::{AllowEntry, AllowEntryError, ENTRY_LEN_MAX, HostPattern, IpNetText};
 pub use policy::{
     ALLOW_NET_MAX, CONDITIONS_MAX, GUIDANCE_LEN_MAX, HOSTS_MAX, INSPECT_BODY_BYTES_DEFAULT,

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::{
     address::{AddressClass, classify, openable_class, openable_ranges},
     host::HostName,
-    pattern::{AllowEntry, AllowEntryError, HostPattern},
+    pattern::{AllowEntry, AllowEntryError, HostPattern, SECRET_PORT},
 };
 
 /// Entries of the operator's tables.
@@ -57,6 +57,8 @@ pub enum OperatorRulesError {
         #[source]
         source: Option<AllowEntryError>,
     },
+    #[error("`{key}` is there twice")]
+    Twice { key: String },
     #[error(
         "`{target}` is not an address; write `10.0.0.5`, `10.0.0.5:8443`, `fd12::5` or `[fd12::5]:8443`"
     )]
@@ -124,11 +126,16 @@ impl OperatorRules {
         hosts: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, OperatorRulesError> {
         for key in hosts {
-            let (name, port) = parse_key(key)?;
+            let (name, port) = parse_certified_host(key)?;
             if self.certified.len() >= OPERATOR_ENTRIES_MAX {
                 return Err(OperatorRulesError::TooMany);
             }
-            let entry = AllowEntry::new(HostPattern::Exact(name), port);
+            let entry = AllowEntry::new(HostPattern::Exact(name), Some(port));
+            if self.certified.contains(&entry) {
+                return Err(OperatorRulesError::Twice {
+                    key: key.to_owned(),
+                });
+            }
             self.certified.push(entry);
         }
         Ok(self)
@@ -201,6 +208,13 @@ impl OperatorRules {
         let to = (name.clone(), Some(u16::MAX));
         self.hosts.range(from..=to).next().is_some()
     }
+}
+
+/// A host that is shown a client certificate, and the port: 443 unless it names another, as
+/// for secrets, so that other protocols of the host go on unread.
+pub fn parse_certified_host(key: &str) -> Result<(HostName, u16), OperatorRulesError> {
+    let (name, port) = parse_key(key)?;
+    Ok((name, port.unwrap_or(SECRET_PORT)))
 }
 
 /// A host, on one port or on any.

@@ -31,7 +31,7 @@ use crate::{
 /// Characters of an entry: a name, a port and what marks them.
 pub const ENTRY_LEN_MAX: usize = 1024;
 /// The port that a secret's host means when it names none: the one of HTTPS.
-const SECRET_PORT: u16 = 443;
+pub(crate) const SECRET_PORT: u16 = 443;
 
 /// A name, the names below one, or a range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -93,13 +93,14 @@ fn coding(name: &str) -> Result<Option<Coding>, UnknownCoding> {
 }
 
 /// What is left of `Accept-Encoding` when only codings that can be undone remain
-/// (REF-03). `identity` if nothing does.
+/// (REF-03), and of those the ones that are wanted. `identity` if nothing does.
 #[must_use]
-pub fn accepted_codings(value: &str) -> String {
+pub fn accepted_codings(value: &str, is_wanted: impl Fn(Coding) -> bool) -> String {
     let known = value.split(',').map(str::trim).filter(|item| {
         let name = item.split(';').next().unwrap_or_default().trim();
         // `*` would allow a server what nobody here can read.
-        !name.is_empty() && coding(name).is_ok()
+        let is_wanted = |coding: Option<Coding>| coding.is_none_or(&is_wanted);
+        !name.is_empty() && coding(name).is_ok_and(is_wanted)
     });
     let left: Vec<&str> = known.collect();
     if left.is_empty() {

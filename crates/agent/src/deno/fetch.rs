@@ -1,9 +1,8 @@
 //! Fetches, done by one process of Deno's for all clients of the sandbox. It is
 //! started with the first one.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::Stream;
 use rustix::io::Errno;
@@ -14,7 +13,8 @@ use tokio::task::JoinHandle;
 use tombolo_guest_proto::v1::{DenoFrame, DenoFrameKind, SpawnRequest};
 use tonic::{Status, Streaming};
 
-use super::{connect, frames, prepare};
+use super::socket::Socket;
+use super::{frames, prepare};
 use crate::agent::Agent;
 use crate::fault::{CallError, Cause};
 use crate::process::Process;
@@ -24,38 +24,51 @@ const OPERATION: &str = "fetch";
 /// The process that fetches, once there is one.
 #[derive(Debug, Default)]
 pub(super) struct Fetcher {
-    process: Mutex<Option<Running>>,
+    process: Mutex<Option<Arc<Running>>>,
     next: AtomicU64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Running {
     process: Arc<Process>,
-    socket: PathBuf,
+    socket: Socket,
+    /// Set when it is alive but could not be reached, and was killed for that.
+    is_lost: AtomicBool,
 }
 
 impl Running {
     async fn connect(&self) -> Result<UnixStream, CallError> {
-        let connected = connect(&self.process, &self.socket).await;
-        connected.map_err(|error| match self.process.exit() {
-            Some(_) => broken(),
-            None => error,
+        let connected = self.socket.connect_soon(&self.process).await;
+        connected.map_err(|error| {
+            if !self.is_alive() {
+                return broken();
+            }
+            // Somebody in the sandbox stopped it or took its socket away. The
+            // next fetch has another.
+            self.is_lost.store(true, Ordering::Relaxed);
+            // It may end by itself at this moment, which is as good.
+            self.process.kill(9).unwrap_or_default();
+            error
         })
+    }
+
+    fn is_alive(&self) -> bool {
+        self.process.exit().is_none() && !self.is_lost.load(Ordering::Relaxed)
     }
 }
 
 /// The process that fetches, or a new one if it has ended.
-async fn running(agent: &Agent) -> Result<Running, CallError> {
+async fn running(agent: &Agent) -> Result<Arc<Running>, CallError> {
     let mut slot = agent.deno.fetcher.process.lock().await;
     if let Some(running) = slot.as_ref()
-        && running.process.exit().is_none()
+        && running.is_alive()
     {
-        return Ok(running.clone());
+        return Ok(Arc::clone(running));
     }
     if let Some(ended) = slot.take() {
-        fs_err::remove_file(ended.socket).unwrap_or_default();
+        fs_err::remove_file(ended.socket.path()).unwrap_or_default();
     }
-    let socket = agent.deno.new_path()?;
+    let socket = agent.deno.new_socket()?;
     let mut request = SpawnRequest {
         args: vec![
             "run".to_owned(),
@@ -63,14 +76,19 @@ async fn running(agent: &Agent) -> Result<Running, CallError> {
             // What lies in the sandbox's directories is not about this program.
             "--no-config".to_owned(),
             agent.deno.script("fetch.mjs"),
-            socket.display().to_string(),
+            socket.path().display().to_string(),
         ],
         cwd: "/".to_owned(),
         ..SpawnRequest::default()
     };
     prepare(&mut request);
     let process = agent.spawn(request).await?;
-    Ok(slot.insert(Running { process, socket }).clone())
+    let running = slot.insert(Arc::new(Running {
+        process,
+        socket,
+        is_lost: AtomicBool::new(false),
+    }));
+    Ok(Arc::clone(running))
 }
 
 /// Performs a fetch. To drop the answer aborts it.
@@ -143,7 +161,7 @@ fn broken() -> CallError {
 struct Answer {
     reader: OwnedReadHalf,
     upload: JoinHandle<()>,
-    running: Running,
+    running: Arc<Running>,
     number: String,
     is_over: bool,
 }
@@ -156,7 +174,7 @@ impl Drop for Answer {
         }
         // A process that waits for its upstream does not notice that a
         // connection was closed; it is told on another one.
-        let (running, number) = (self.running.clone(), std::mem::take(&mut self.number));
+        let (running, number) = (Arc::clone(&self.running), std::mem::take(&mut self.number));
         tokio::spawn(async move {
             if let Ok(mut stream) = running.connect().await {
                 let told = frames::send(&mut stream, frames::CANCEL, number.as_bytes());

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tombolo_guest_proto::v1::{DenoFrame, DenoFrameKind};
 
+// These two are never messages of the contract: its enumeration reserves them.
+
 /// Gives up the request that the payload numbers.
 pub(super) const CANCEL: u8 = 4;
 /// Numbers the request that follows.

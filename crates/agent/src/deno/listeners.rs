@@ -1,9 +1,16 @@
 //! Which TCP port a process listens on: what `/proc` says of listening sockets
 //! and of who holds them. There is no event for it, so it is looked for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+
+use crate::log::log;
 
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// The state of a socket that listens (Linux, `TCP_LISTEN`).
@@ -12,46 +19,86 @@ const SOCKETS_MAX: usize = 1024;
 /// Processes of one tree, and descriptors of one process, that are looked at.
 const PROCESSES_MAX: usize = 256;
 const DESCRIPTORS_MAX: usize = 4096;
+/// After so long processes are looked into again though the sockets are the
+/// same: one may have been handed to a process, or missed while it moved.
+const SEARCH_AGAIN: Duration = Duration::from_millis(500);
+/// Searches at one time.
+const SEARCHES_MAX: usize = 2;
 
-/// Remembers what was there, so that processes are only looked into when there
-/// is a socket that was not.
+static SEARCHES: Semaphore = Semaphore::const_new(SEARCHES_MAX);
+
+/// Sockets by their inodes, whose numbers grow with time.
+type Sockets = BTreeMap<u64, SocketAddr>;
+
+/// Remembers what was there, so that processes are seldom looked into while the
+/// sockets stay the same.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
-    known: Vec<u64>,
+    last: Option<(Instant, Sockets)>,
 }
 
 impl Search {
     /// Where `pid`, or a process below it, listens: the oldest of its sockets.
-    pub(crate) fn look(&mut self, pid: i32) -> Option<SocketAddr> {
-        let mut sockets = HashMap::new();
+    pub(crate) async fn look(&mut self, pid: i32, now: Instant) -> Option<SocketAddr> {
+        let mut sockets = Sockets::new();
         for table in TABLES {
             // A guest without IPv6 has no table of it.
-            let table = fs_err::read_to_string(table).unwrap_or_default();
-            sockets.extend(listening(&table));
+            if let Ok(table) = fs_err::File::open(table) {
+                sockets.extend(listening(BufReader::new(table)));
+            }
         }
-        let mut inodes: Vec<u64> = sockets.keys().copied().collect();
-        // Numbers of sockets grow with time.
-        inodes.sort_unstable();
-        if inodes == self.known {
+        if !self.is_due(&sockets, now) {
             return None;
         }
-        let held = descriptors_of_tree(pid);
-        let found = inodes.iter().find(|inode| held.contains(inode));
-        let address = found.and_then(|inode| sockets.get(inode)).copied();
-        self.known = inodes;
-        address.map(reachable)
+        let held = descriptors(pid).await;
+        let address = held
+            .iter()
+            .filter_map(|inode| sockets.get_key_value(inode))
+            .min();
+        let address = address.map(|(_, address)| reachable(*address));
+        self.last = Some((now, sockets));
+        address
+    }
+
+    fn is_due(&self, sockets: &Sockets, now: Instant) -> bool {
+        match &self.last {
+            _ if sockets.is_empty() => false,
+            Some((when, known)) => known != sockets || now >= *when + SEARCH_AGAIN,
+            None => true,
+        }
     }
 }
 
-/// The listening sockets of a table, by their inodes. They come first in it.
-fn listening(table: &str) -> impl Iterator<Item = (u64, SocketAddr)> {
-    let rows = table.lines().skip(1).take(SOCKETS_MAX);
-    let rows = rows.map(|row| row.split_whitespace().collect::<Vec<_>>());
-    let rows = rows.take_while(|row| row.get(3) == Some(&LISTENING));
-    rows.filter_map(|row| {
-        let address = parse_address(row.get(1)?)?;
-        Some((row.get(9)?.parse().ok()?, address))
-    })
+/// [`descriptors_of_tree`] on a thread of its own: a tree may be large, and the
+/// agent has one thread for everything. Those for files have the rights of the
+/// sandbox's user, who cannot look into the programs of others.
+async fn descriptors(pid: i32) -> Vec<u64> {
+    // It is never closed.
+    let _permit = SEARCHES.acquire().await;
+    let (answer, answered) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("listeners".to_owned());
+    let started = thread.spawn(move || {
+        // Nobody may wait any more.
+        answer.send(descriptors_of_tree(pid)).unwrap_or_default();
+    });
+    if let Err(error) = started {
+        log!("cannot look for listening sockets: {error}");
+    }
+    answered.await.unwrap_or_default()
+}
+
+/// The listening sockets of a table. They come first in it, and no more is read.
+fn listening(table: impl BufRead) -> impl Iterator<Item = (u64, SocketAddr)> {
+    let rows = table.lines().map_while(Result::ok);
+    let rows = rows.skip(1).take(SOCKETS_MAX).map(|row| {
+        let mut columns = row.split_whitespace();
+        let address = columns.nth(1).map(str::to_owned);
+        let is_listening = columns.nth(1) == Some(LISTENING);
+        let inode = columns.nth(5).and_then(|inode| inode.parse().ok());
+        (is_listening, inode, address)
+    });
+    let rows = rows.take_while(|(is_listening, ..)| *is_listening);
+    rows.filter_map(|(_, inode, address)| Some((inode?, parse_address(&address?)?)))
 }
 
 /// An address as the kernel writes it: words of the machine's own order in
@@ -129,11 +176,11 @@ mod tests {
 
     #[test]
     fn tables_are_read_as_far_as_they_are_about_listeners() {
-        let found: Vec<_> = listening(TABLE).collect();
+        let found: Vec<_> = listening(TABLE.as_bytes()).collect();
         let expected = [(5002, "0.0.0.0:8080"), (5001, "127.0.0.1:22")];
         let expected = expected.map(|(inode, address)| (inode, address.parse().unwrap()));
         assert_eq!(found, expected);
-        assert_eq!(listening("").count(), 0);
+        assert_eq!(listening(&b""[..]).count(), 0);
     }
 
     #[test]
@@ -156,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_listens_is_found_once_and_no_other_is() {
+    async fn a_process_that_listens_is_found_and_no_other_is() {
         let ours = i32::try_from(std::process::id()).unwrap();
         // A child that holds nothing of ours: the descriptor closes with `exec`.
         let child = tombolo_proc::Command::new("cat")
@@ -166,8 +213,28 @@ mod tests {
         let child_pid = child.id().unwrap().try_into().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(Search::default().look(child_pid), None);
         let mut search = Search::default();
-        assert_eq!(search.look(ours), Some(address));
+        let now = Instant::now();
+        assert_eq!(search.look(child_pid, now).await, None);
+        // The sockets are the same, and whose they are is seen a little later.
+        let later = now + SEARCH_AGAIN;
+        assert_eq!(search.look(ours, later).await, Some(address));
+    }
+
+    #[test]
+    fn processes_are_looked_into_when_sockets_change_and_once_in_a_while() {
+        let sockets = |inodes: &[u64]| -> Sockets {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+            inodes.iter().map(|inode| (*inode, address)).collect()
+        };
+        let now = Instant::now();
+        let mut search = Search::default();
+        assert!(search.is_due(&sockets(&[1]), now));
+        assert!(!search.is_due(&sockets(&[]), now));
+        search.last = Some((now, sockets(&[1])));
+        let soon = now + SEARCH_AGAIN / 2;
+        assert!(!search.is_due(&sockets(&[1]), soon));
+        assert!(search.is_due(&sockets(&[1, 2]), soon));
+        assert!(search.is_due(&sockets(&[1]), now + SEARCH_AGAIN));
     }
 }

@@ -1,6 +1,6 @@
 //! REPLs: processes of Deno's that evaluate what they are sent.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tombolo_guest_proto::v1::spawn_deno_request::Program;
 use tombolo_guest_proto::v1::{DenoFrame, DenoFrameKind, Empty, SpawnDenoRequest};
 use tonic::Status;
 
-use super::{Role, connect, frames, invalid};
+use super::socket::Socket;
+use super::{Role, frames, invalid};
 use crate::agent::Agent;
 use crate::fault::{CallError, at};
 use crate::log::log;
@@ -29,13 +30,13 @@ const HEAD: u8 = DenoFrameKind::DenoFrameHead as u8;
 /// How to speak to a REPL.
 #[derive(Debug)]
 pub(crate) struct Repl {
-    socket: PathBuf,
+    socket: Socket,
     /// Set once it was told to end.
     closing: AtomicBool,
 }
 
 impl Repl {
-    pub(super) fn new(socket: PathBuf) -> Self {
+    pub(super) fn new(socket: Socket) -> Self {
         Self {
             socket,
             closing: AtomicBool::new(false),
@@ -43,12 +44,12 @@ impl Repl {
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.socket
+        self.socket.path()
     }
 
     /// What its process runs. Neither path holds what would have to be escaped.
     pub(super) fn program(&self, script: &str) -> String {
-        let socket = self.socket.display();
+        let socket = self.path().display();
         format!("import {{ listen }} from \"{script}\";\nawait listen(\"{socket}\");\n")
     }
 }
@@ -69,7 +70,7 @@ pub(crate) async fn run(
     if repl.closing.load(Ordering::Relaxed) {
         return Err(no_process(OPERATION));
     }
-    let mut stream = connect(&process, &repl.socket).await?;
+    let mut stream = repl.socket.connect(&process).await?;
     let sent = frames::send(&mut stream, HEAD, &request).await;
     // A process that ends breaks the connection.
     sent.map_err(|_broken| no_process(OPERATION))?;
@@ -96,7 +97,7 @@ pub(crate) fn close(process: Arc<Process>) -> Result<(), CallError> {
     tokio::spawn(async move {
         let end = async {
             let repl = of(&process)?;
-            let mut stream = connect(&process, &repl.socket).await?;
+            let mut stream = repl.socket.connect(&process).await?;
             let sent = frames::send(&mut stream, HEAD, CLOSE_REQUEST).await;
             sent.map_err(at(OPERATION, ""))?;
             process.wait().await

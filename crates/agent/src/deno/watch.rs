@@ -32,13 +32,14 @@ impl Watched {
     pub(super) fn new(pipe: PathBuf) -> Result<Self, CallError> {
         let failed = |error| CallError::new("watch", "", error);
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from(0o600), 0).map_err(at("watch", ""))?;
-        // For the sandbox's user, who is not this process's.
-        let everybody = std::fs::Permissions::from_mode(0o622);
-        fs_err::set_permissions(&pipe, everybody).map_err(failed)?;
-        Ok(Self {
+        let watched = Self {
             pipe,
             starts: watch::Sender::new(0),
-        })
+        };
+        // For the sandbox's user, who is not this process's.
+        let everybody = std::fs::Permissions::from_mode(0o622);
+        fs_err::set_permissions(&watched.pipe, everybody).map_err(failed)?;
+        Ok(watched)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -63,6 +64,14 @@ impl Watched {
                 _ended = process.wait() => {}
             }
         });
+    }
+}
+
+/// A program that could not be started leaves no pipe.
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // It is gone already where a program has ended.
+        fs_err::remove_file(&self.pipe).unwrap_or_default();
     }
 }
 
@@ -106,4 +115,19 @@ pub(crate) fn restarts(
             Some((Ok(Empty {}), (process, starts, seen.saturating_add(1))))
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_never_ran_leaves_no_pipe() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let watched = Watched::new(pipe.clone()).unwrap();
+        assert!(pipe.exists());
+        drop(watched);
+        assert!(!pipe.exists());
+    }
 }

@@ -156,6 +156,14 @@ fn what_the_header_has_no_room_for_is_named_on_both_sides() {
         assert!(said.starts_with(&error), "{said}");
         assert!(said.contains("afterwards") && said.len() < 500, "{said}");
     }
+    for unreadable in [
+        vec![b'{'; CONFIG_HEADER_LEN_MAX],
+        vec![0xe9; CONFIG_HEADER_LEN_MAX],
+    ] {
+        let read = CreateConfig::decode_header(BASE64.encode(unreadable).as_bytes());
+        let said = read.unwrap_err().to_string();
+        assert!(said.contains("may have. Create"), "{said}");
+    }
 }
 
 #[test]

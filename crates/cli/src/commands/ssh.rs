@@ -124,8 +124,8 @@ async fn remove(context: &Context, args: &RemoveSshKeyArgs) -> Outcome {
     let client = client(context, &args.server).await?;
     // Base64 has two characters that an address reads otherwise.
     let fingerprint = args.fingerprint.replace('/', "%2F").replace('+', "%2B");
-    let removed = client.delete(&format!("{SSH_KEYS_PATH}/{fingerprint}"));
-    removed.await.map_err(wire::refused)
+    let path = format!("{SSH_KEYS_PATH}/{fingerprint}");
+    client.delete(&path).await.map_err(wire::refused)
 }
 
 #[cfg(test)]

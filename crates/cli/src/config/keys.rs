@@ -245,9 +245,9 @@ pub(crate) const EGRESS_CLIENT_CERTIFICATES: Key = Key {
     kind: Kind::HostFiles,
     default: Default::Empty,
     meaning: "Files that hosts which ask for a client certificate are shown, as PEM: the certificate, those \
-              that vouch for it, and its key. Requests of every sandbox that may reach the host are \
-              sent under it, unless the sandbox's policy passes the host through; no sandbox has \
-              the key. Root reads the files when the egress proxy starts.",
+              that vouch for it, and its key. A host means port 443 unless it names another. \
+              Requests of every sandbox that may reach the host are sent under it, unless the \
+              sandbox's policy passes the host through; no sandbox has the key. Root reads the files when the egress proxy starts.",
 };
 
 pub(crate) const EGRESS_AUDIT_FILE_MIB: Key = Key {

@@ -227,14 +227,9 @@ fn parse_host_files(entries: &[&str]) -> Result<BTreeMap<String, PathBuf>, Value
     OperatorRules::closed()
         .with_client_certificates(names)
         .map_err(|error| ValueError::Operator(Box::new(error)))?;
-    let files = files.into_iter().map(|(name, path)| {
-        let path = PathBuf::from(path);
-        if path.is_absolute() {
-            Ok((name, path))
-        } else {
-            Err(ValueError::NotAbsolute { path })
-        }
-    });
+    let files = files
+        .into_iter()
+        .map(|(name, path)| Ok((name, parse_file(&path)?)));
     files.collect()
 }
 
@@ -256,15 +251,16 @@ fn pairs(
 }
 
 fn parse_files(entries: &[&str]) -> Result<Vec<PathBuf>, ValueError> {
-    let paths = entries.iter().map(PathBuf::from);
-    let checked = paths.map(|path| {
-        if path.is_absolute() {
-            Ok(path)
-        } else {
-            Err(ValueError::NotAbsolute { path })
-        }
-    });
-    checked.collect()
+    entries.iter().map(|path| parse_file(path)).collect()
+}
+
+fn parse_file(path: &str) -> Result<PathBuf, ValueError> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(ValueError::NotAbsolute { path })
+    }
 }
 
 fn parse_run_as(given: &str) -> Result<RunAs, ValueError> {

@@ -43,11 +43,13 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// What a decoder takes at most of memory: its window, and its tables and buffers.
 const INFLATE_KIB: u32 = 32 + 96;
 const ZSTD_KIB: u32 = (8 << 10) + 512;
-const BROTLI_KIB: u32 = (16 << 10) + 512;
+const BROTLI_KIB: u32 = (16 << 10) + (4 << 10);
 /// How many times as long as it came a body may become.
 const RATIO_MAX: u64 = 100;
 /// So much it may become in any case: short texts that repeat themselves are no attack.
 const RATIO_FLOOR_BYTES: u64 = 1 << 20;
+/// So much is read of a body, or of what a coding made of it, before others have their turn.
+const TURN_BYTES: usize = 256 << 10;
 
 /// A body does not decode.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +105,7 @@ impl Decoder {
         }
         let taken = Arc::new(AtomicU64::new(body.len() as u64));
         let source = Box::pin(io::Cursor::new(body.to_vec()));
-        let reader = Bounded::new(decoder(source, &self.codings), taken);
+        let reader = decoder(source, &self.codings, &taken);
         let mut decoded = Vec::new();
         let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
         if let Err(error) = reader.take(limit).read_to_end(&mut decoded).await {
@@ -132,7 +134,7 @@ impl Decoder {
             })
             .map_err(io::Error::other);
         let source = Box::pin(StreamReader::new(chunks));
-        let reader = Bounded::new(decoder(source, &self.codings), taken);
+        let reader = decoder(source, &self.codings, &taken);
         let room = self.room;
         let frames = ReaderStream::with_capacity(reader, CHUNK_BYTES)
             .map_ok(Frame::data)
@@ -174,14 +176,14 @@ fn too_dense(error: &io::Error) -> Option<TooDense> {
 }
 
 type Reader = Pin<Box<dyn AsyncRead + Send>>;
-type BufferedReader = Pin<Box<dyn AsyncBufRead + Send>>;
 
-/// The last coding that was applied is undone first.
-fn decoder(body: BufferedReader, codings: &Codings) -> Reader {
-    let mut reader: Reader = body;
+/// The last coding that was applied is undone first. What each makes is bounded by what was
+/// taken of the body.
+fn decoder(body: Reader, codings: &Codings, taken: &Arc<AtomicU64>) -> Reader {
+    let mut reader = body;
     for coding in codings.0.iter().rev() {
-        let buffered = BufReader::with_capacity(CHUNK_BYTES, reader);
-        reader = match coding {
+        let buffered = BufReader::with_capacity(CHUNK_BYTES, Paced::new(reader));
+        let decoded: Reader = match coding {
             Coding::Gzip => {
                 let mut decoder = GzipDecoder::new(buffered);
                 decoder.multiple_members(true);
@@ -196,8 +198,44 @@ fn decoder(body: BufferedReader, codings: &Codings) -> Reader {
                 Box::pin(decoder)
             }
         };
+        reader = Box::pin(Bounded::new(decoded, Arc::clone(taken)));
     }
     reader
+}
+
+/// Lets others have their turn after so much that was read without waiting: a decoder reads
+/// on for as long as it makes nothing of what it reads.
+struct Paced {
+    inner: Reader,
+    since_turn: usize,
+}
+
+impl Paced {
+    fn new(inner: Reader) -> Self {
+        Self {
+            inner,
+            since_turn: 0,
+        }
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.since_turn >= TURN_BYTES {
+            self.since_turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = out.filled().len();
+        ready!(self.inner.as_mut().poll_read(context, out))?;
+        let read = out.filled().len().saturating_sub(before);
+        self.since_turn = self.since_turn.saturating_add(read);
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// What is decoded, for as long as it is not too much for what was taken for it.
@@ -301,6 +339,8 @@ mod tests {
     use http_body_util::Full;
     use tokio::io::AsyncWriteExt as _;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const MAX: usize = 1 << 10;
@@ -366,6 +406,29 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// What a coding makes is bounded also where the next one makes nothing of it, and
+    /// whoever decodes lets others have their turn.
+    #[tokio::test]
+    async fn what_becomes_of_a_body_between_two_codings_is_bounded() {
+        let empty = encoded("gzip", b"").await;
+        let members = empty.repeat(4 * TURN_BYTES / empty.len());
+        let gzip = Codings::parse("gzip").unwrap();
+        let decoder = Decoder {
+            codings: gzip,
+            room: None,
+        };
+        let turn = decoder.whole(&members, 1).now_or_never();
+        assert!(turn.is_none(), "decoded in one turn");
+        let (whole, flowed) = decoded(&decoder.codings, members.clone(), 1).await;
+        assert_eq!((whole.unwrap(), flowed.unwrap()), (Vec::new(), Vec::new()));
+
+        let floor = usize::try_from(RATIO_FLOOR_BYTES).unwrap();
+        let twice = encoded("zstd", &members.repeat(2 * floor / members.len())).await;
+        let (whole, flowed) = decoded(&Codings::parse("gzip, zstd").unwrap(), twice, 1).await;
+        assert!(matches!(&whole, Err(DecodeError::TooDense(_))), "{whole:?}");
+        assert!(flowed.is_err_and(|error| is_too_dense(&error)));
     }
 
     async fn encoded(coding: &str, plain: &[u8]) -> Vec<u8> {

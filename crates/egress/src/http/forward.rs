@@ -7,7 +7,7 @@ use http::{
 };
 use tombolo_policy::HostName;
 use tombolo_substitute::{
-    Destination, Finding, IneligibleReason, RequestSubstitution, Scheme as SecretScheme,
+    Coding, Destination, Finding, IneligibleReason, RequestSubstitution, Scheme as SecretScheme,
     UpstreamFraming, accepted_codings,
 };
 use zeroize::Zeroizing;
@@ -181,7 +181,10 @@ impl Exchange {
     fn restrict_response(&self, headers: &mut HeaderMap) {
         let lines = headers.get_all(header::ACCEPT_ENCODING).iter();
         let texts: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
-        let accepted = accepted_codings(&texts.join(","));
+        // While much is decoded, not in the coding that takes the most memory.
+        let is_short = self.flow.flow.sandbox.lacks_room_for_decoders();
+        let is_wanted = |coding| !(is_short && coding == Coding::Brotli);
+        let accepted = accepted_codings(&texts.join(","), is_wanted);
         if let Ok(value) = HeaderValue::try_from(accepted) {
             headers.insert(header::ACCEPT_ENCODING, value);
         }

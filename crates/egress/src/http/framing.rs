@@ -2,8 +2,9 @@
 //! (HTTP-07): of `Content-Length` and `Transfer-Encoding` hyper leaves the second, before
 //! anybody sees the head, and ends the connection after that request.
 //!
-//! Nothing is forwarded by what is read here. Where hyper reads something else, or refuses it,
-//! this finds nothing, and the request is as hyper has it. No more than a line is kept.
+//! Nothing is forwarded by what is read here. Where hyper refuses what it reads, this finds
+//! nothing. No more than a line is kept: a length that is padded beyond it is found like two,
+//! because what comes after it could not be followed.
 
 /// What is kept of a line: every name and length that matters, with some blanks.
 const LINE_LEN_MAX: usize = 128;
@@ -57,7 +58,7 @@ impl Framing {
     }
 
     /// Takes what was read next. Answers which request of the connection, from 0 on, has two
-    /// lengths, as soon as its head is whole.
+    /// lengths, or is the first that cannot be told, as soon as that is known.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Option<u64> {
         let mut found = None;
         while !bytes.is_empty() && self.state != State::Lost {
@@ -106,6 +107,10 @@ impl Framing {
             }
             State::Head if self.head.has_begun => self.end_head(found),
             State::ChunkLength => match chunk_length(line) {
+                _ if is_cut(line) => {
+                    *found = Some(self.serial);
+                    State::Lost
+                }
                 Some(0) => State::Trailers,
                 Some(length) => State::Bytes(length, After::ChunkEnd),
                 None => State::Lost,
@@ -122,13 +127,12 @@ impl Framing {
         let serial = self.serial;
         self.serial = self.serial.saturating_add(1);
         match (head.length, head.is_coded) {
-            (Some(_), true) => {
+            (Some(_), is_coded) if is_coded || head.is_unclear => {
                 *found = Some(serial);
                 State::Lost
             }
-            _ if head.is_unclear => State::Lost,
             (None | Some(0), false) => State::Head,
-            (Some(length), false) => State::Bytes(length, After::Head),
+            (Some(length), _) => State::Bytes(length, After::Head),
             (None, true) => State::ChunkLength,
         }
     }
@@ -158,6 +162,11 @@ fn decimal(text: &[u8]) -> Option<u64> {
     let digits = text.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
     text.parse().ok()
+}
+
+/// Whether the digits of a chunk's length may go on beyond what is kept of the line.
+fn is_cut(line: &[u8]) -> bool {
+    line.len() >= LINE_LEN_MAX && line.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// RFC 9112, section 7.1: hexadecimal digits, and extensions that nobody reads.
@@ -201,7 +210,14 @@ mod tests {
                     "GET / HTTP/1.1\r\nContent-Length: 4{}\r\n\r\n{TWO}",
                     " ".repeat(200)
                 ),
-                None,
+                Some(0),
+            ),
+            (
+                format!(
+                    "{chunked}{}{hidden:x}\r\n{TWO}\r\n0\r\n\r\n{TWO}",
+                    "0".repeat(200)
+                ),
+                Some(1),
             ),
             (
                 "GET / HTTP/1.1\r\nX: Content-Length: 4\r\nX: Transfer-Encoding: chunked\r\n\r\n"

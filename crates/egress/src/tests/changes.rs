@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use serde_json::{Value, json};
 use tokio::{
@@ -17,13 +17,11 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest as _},
 };
 
-use super::rig::{CANARY, PATIENCE, Rig, held, policy, secret, status};
+use super::rig::{CANARY, PATIENCE, Pieces, Rig, held, pieces, policy, secret, status};
 use crate::{
     audit::Draft,
     rules::{HeldSecret, SecretState},
 };
-
-type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 /// Within this an exchange that is no longer allowed has to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -186,12 +184,10 @@ async fn net_15_an_upload_ends_when_it_is_no_longer_allowed() {
     // `/grpc` answers at once, `/late` when all has arrived.
     for path in ["/grpc", "/late"] {
         let rig = Rig::usual().await;
-        let mut sender = rig.connect_http2::<Body>("good.test").await;
-        let (send, receive) = mpsc::channel::<Bytes>(1);
-        let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
-            .map(|data| Ok(hyper::body::Frame::data(data)));
+        let mut sender = rig.connect_http2::<Pieces>("good.test").await;
+        let (send, pieces) = pieces();
         let request = Request::post(format!("https://good.test{path}"))
-            .body(StreamBody::new(frames).boxed_unsync())
+            .body(pieces)
             .unwrap();
         let answer = tokio::spawn(sender.send_request(request));
         send.send(Bytes::from("one")).await.unwrap();
@@ -282,13 +278,11 @@ impl Open {
                 Self::Response(response)
             }
             "upload" => {
-                let mut sender = rig.connect_http2::<Body>("good.test").await;
-                let (send, receive) = mpsc::channel::<Bytes>(1);
-                let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
-                    .map(|data| Ok(hyper::body::Frame::data(data)));
+                let mut sender = rig.connect_http2::<Pieces>("good.test").await;
+                let (send, pieces) = pieces();
                 let request = Request::post("https://good.test/grpc")
                     .header("content-type", "application/json")
-                    .body(StreamBody::new(frames).boxed_unsync());
+                    .body(pieces);
                 let response = timeout(PATIENCE, sender.send_request(request.unwrap()));
                 Self::Upload(send, response.await.unwrap().unwrap())
             }
@@ -456,12 +450,10 @@ fn fill_records(rig: &Rig) -> Vec<Draft> {
 async fn ref_10_a_response_is_searched_for_what_came_later() {
     let rig = Rig::usual().await;
     let mut sender = rig.connect_http2("good.test").await;
-    let (send, receive) = mpsc::channel::<Bytes>(1);
-    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
-        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
+    let (send, pieces) = pieces();
     let request = Request::post("https://good.test/grpc")
         .header("content-type", "application/grpc")
-        .body(StreamBody::new(frames))
+        .body(pieces)
         .unwrap();
     let response = timeout(PATIENCE, sender.send_request(request));
     let mut body = response.await.unwrap().unwrap().into_body();
@@ -471,11 +463,7 @@ async fn ref_10_a_response_is_searched_for_what_came_later() {
         send.send(format!("<{CANARY}|{newer}>").into())
             .await
             .unwrap();
-        let mut seen = Vec::new();
-        while !seen.ends_with(b">") {
-            let frame = timeout(PATIENCE, body.frame()).await.unwrap();
-            seen.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
-        }
+        let seen = next_piece(&mut body).await;
         assert!(!contains(&seen, CANARY.as_bytes()), "{round}");
         assert_eq!(contains(&seen, newer.as_bytes()), round == 1, "{round}");
         rig.seen.lock().extend_from_slice(&seen);
@@ -497,12 +485,10 @@ async fn ref_10_a_response_is_searched_for_what_came_later() {
 async fn net_15_a_response_outlives_changes_of_the_policy_alone() {
     let rig = Rig::usual().await;
     let mut sender = rig.connect_http2("good.test").await;
-    let (send, receive) = mpsc::channel::<Bytes>(1);
-    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
-        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
+    let (send, pieces) = pieces();
     let request = Request::post("https://good.test/grpc")
         .header("content-type", "application/grpc")
-        .body(StreamBody::new(frames))
+        .body(pieces)
         .unwrap();
     let response = timeout(PATIENCE, sender.send_request(request));
     let mut body = response.await.unwrap().unwrap().into_body();
@@ -512,11 +498,7 @@ async fn net_15_a_response_outlives_changes_of_the_policy_alone() {
         rig.replace(&document, SecretState::Active, 1);
         // The host returns each piece as it comes.
         send.send(format!("<{CANARY}>").into()).await.unwrap();
-        let mut seen = Vec::new();
-        while !seen.ends_with(b">") {
-            let frame = timeout(PATIENCE, body.frame()).await.unwrap();
-            seen.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
-        }
+        let seen = next_piece(&mut body).await;
         rig.seen.lock().extend_from_slice(&seen);
     }
     drop(send);
@@ -531,10 +513,8 @@ async fn net_15_a_response_outlives_changes_of_the_policy_alone() {
 async fn ref_10_what_was_promised_unchanged_ends_when_it_has_to_be_searched() {
     let rig = Rig::new(policy(|document| document["secrets"] = json!({}))).await;
     let mut sender = rig.connect_http2("good.test").await;
-    let (send, receive) = mpsc::channel::<Bytes>(1);
-    let frames = tokio_stream::wrappers::ReceiverStream::new(receive)
-        .map(|data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)));
-    let request = Request::post("https://good.test/grpc").body(StreamBody::new(frames));
+    let (send, pieces) = pieces();
+    let request = Request::post("https://good.test/grpc").body(pieces);
     let response = timeout(PATIENCE, sender.send_request(request.unwrap()));
     let mut body = response.await.unwrap().unwrap().into_body();
     send.send("before".into()).await.unwrap();
@@ -547,6 +527,16 @@ async fn ref_10_what_was_promised_unchanged_ends_when_it_has_to_be_searched() {
     drop((send, body, sender));
     let records = rig.finish(1).await;
     assert_eq!(records[0]["err"], "secrets_changed");
+}
+
+/// What of an answer ends with `>`.
+async fn next_piece(body: &mut Incoming) -> Vec<u8> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b">") {
+        let frame = timeout(PATIENCE, body.frame()).await.unwrap();
+        seen.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
+    }
+    seen
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

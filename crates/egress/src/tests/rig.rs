@@ -2,12 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use hyper::{body::Body, client::conn::http2};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Body, Frame},
+    client::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::{
@@ -23,6 +30,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tombolo_policy::{HostName, OperatorRules};
 use tombolo_secret::{Placeholder, SecretName, SecretValue};
 
@@ -41,6 +49,16 @@ use crate::{
 /// The value that must never come back.
 pub(super) const CANARY: &str = "cAnArY-7f3a91d2\"+/e5b8c46d0f12a39b";
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The body of a request that a test sends in pieces.
+pub(super) type Pieces = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Such a body, and what takes its pieces. It ends when that is dropped.
+pub(super) fn pieces() -> (mpsc::Sender<Bytes>, Pieces) {
+    let (send, receive) = mpsc::channel(1);
+    let frames = ReceiverStream::new(receive).map(|data| Ok(Frame::data(data)));
+    (send, StreamBody::new(frames).boxed_unsync())
+}
 
 /// A sandbox under test.
 pub(super) struct Rig {

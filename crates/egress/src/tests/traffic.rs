@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::rig::{CANARY, PATIENCE, Rig, policy, status};
+use super::rig::{CANARY, PATIENCE, Rig, pieces, policy, status};
 
 fn get(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n{headers}\r\n")
@@ -96,16 +96,12 @@ async fn ref_07_an_event_is_not_held_back() {
 async fn sub_15_grpc_streams_both_ways_with_trailers() {
     let rig = Rig::usual().await;
     let mut sender = rig.connect_http2("good.test").await;
-    let (send, receive) = tokio::sync::mpsc::channel::<Bytes>(1);
-    let frames = futures_util::StreamExt::map(
-        tokio_stream::wrappers::ReceiverStream::new(receive),
-        |data| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(data)),
-    );
+    let (send, pieces) = pieces();
     let request = Request::post("https://good.test/grpc")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("authorization", format!("Bearer {}", rig.placeholder))
-        .body(http_body_util::StreamBody::new(frames))
+        .body(pieces)
         .unwrap();
     let response = timeout(PATIENCE, sender.send_request(request))
         .await

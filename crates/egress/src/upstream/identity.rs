@@ -8,12 +8,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
     sign::CertifiedKey,
 };
-use tombolo_policy::{AllowEntry, AllowEntryError, HostName, HostPattern};
+use tombolo_policy::{HostName, OperatorRulesError, parse_certified_host};
 
 use crate::config::ClientCertificate;
 
-/// A host, on one port or on any.
-type Host = (HostName, Option<u16>);
+/// A host and its port.
+pub(super) type Host = (HostName, u16);
 
 /// Certificates by host.
 #[derive(Clone, Debug, Default)]
@@ -23,14 +23,8 @@ pub(crate) struct Identities(BTreeMap<Host, Arc<CertifiedKey>>);
 #[derive(Debug, thiserror::Error)]
 pub enum IdentitiesError {
     /// The host is none.
-    #[error("`{host}` is not a host name with or without a port")]
-    Host {
-        /// As configured.
-        host: String,
-        /// Why not.
-        #[source]
-        source: Option<AllowEntryError>,
-    },
+    #[error(transparent)]
+    Host(#[from] OperatorRulesError),
     /// A part of the file is not there.
     #[error("{path} holds no {part} in PEM; put the certificates, and the key behind them")]
     Pem {
@@ -55,37 +49,16 @@ pub enum IdentitiesError {
 
 impl Identities {
     pub(crate) fn read(certificates: &[ClientCertificate]) -> Result<Self, IdentitiesError> {
-        let read = certificates
-            .iter()
-            .map(|certificate| Ok((host(&certificate.host)?, Arc::new(key(certificate)?))));
+        let read = certificates.iter().map(|certificate| {
+            let host = parse_certified_host(&certificate.host)?;
+            Ok((host, Arc::new(key(certificate)?)))
+        });
         read.collect::<Result<_, IdentitiesError>>().map(Self)
     }
 
     /// Each once for all that is made of it.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Host, &Arc<CertifiedKey>)> {
         self.0.iter()
-    }
-}
-
-/// What there is for a host: on this port before any port.
-pub(super) fn find<'a, T>(
-    by_host: &'a BTreeMap<Host, T>,
-    name: &HostName,
-    port: u16,
-) -> Option<&'a T> {
-    let find = |port| by_host.get(&(name.clone(), port));
-    find(Some(port)).or_else(|| find(None))
-}
-
-fn host(text: &str) -> Result<Host, IdentitiesError> {
-    let refuse = |source| IdentitiesError::Host {
-        host: text.to_owned(),
-        source,
-    };
-    let entry = AllowEntry::parse(text).map_err(|error| refuse(Some(error)))?;
-    match entry.host() {
-        HostPattern::Exact(name) => Ok((name.clone(), entry.port())),
-        _ => Err(refuse(None)),
     }
 }
 
@@ -157,15 +130,5 @@ mod tests {
             };
             assert!(is_expected, "{host}: {found:?}");
         }
-    }
-
-    #[test]
-    fn the_port_goes_before_any_port() {
-        let name = HostName::parse("a.test").unwrap();
-        let by_host = BTreeMap::from([((name.clone(), None), 0), ((name.clone(), Some(8443)), 1)]);
-        let found = [443, 8443].map(|port| find(&by_host, &name, port).copied());
-        assert_eq!(found, [Some(0), Some(1)]);
-        let other = HostName::parse("b.test").unwrap();
-        assert_eq!(find(&by_host, &other, 443), None);
     }
 }

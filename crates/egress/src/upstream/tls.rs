@@ -12,9 +12,8 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tombolo_policy::HostName;
 
-use super::identity::{self, Identities};
+use super::identity::{Host, Identities};
 use crate::{
     config::RootFile,
     identity::{Peer, Place},
@@ -66,7 +65,7 @@ pub(crate) enum Alpn {
 pub(crate) struct UpstreamTls {
     usual: Offers,
     /// Where a client certificate is shown if it is asked for.
-    certified: BTreeMap<(HostName, Option<u16>), Offers>,
+    certified: BTreeMap<Host, Offers>,
 }
 
 /// By what may be offered.
@@ -156,7 +155,7 @@ impl UpstreamTls {
         let (name, certified) = match &place.peer {
             Peer::Name(name) => (
                 ServerName::try_from(name.as_str().to_owned())?,
-                identity::find(&self.certified, name, place.port),
+                self.certified.get(&(name.clone(), place.port)),
             ),
             Peer::Address(address) => (ServerName::from(*address), None),
         };

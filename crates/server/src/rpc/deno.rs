@@ -18,14 +18,16 @@ use tombolo_guest_proto::v1::DenoFrameKind;
 use tombolo_guest_proto::v1::spawn_deno_request::Program;
 use tonic::{Status, Streaming};
 
+use super::budget::ReplyPermit;
 use super::call::Call;
 use super::connection::Connection;
 use super::fault::{self, CallError};
 use super::guest_call::{Repeat, Retry, guest_call};
 use super::inbound::InboundStream;
+use super::limits::Patience;
 use super::params;
 use super::processes::{self, Wired};
-use super::reply::Reply;
+use super::reply::{Reply, ReplyWriter};
 use crate::guest::GuestAgent;
 
 /// The longest error that is told in its own words.
@@ -270,29 +272,37 @@ async fn run<T: serde::Serialize>(call: &Call, pid: i32, request: &T) -> Result<
 async fn value(call: &Call, mut frames: Streaming<v1::DenoFrame>) -> Result<Reply, CallError> {
     let limits = &call.connection.limits;
     let len_max = call.connection.reply_len_max().min(limits.gathered_len_max);
-    let mut permit = None;
-    let mut json = Vec::new();
+    let mut held: Option<(ReplyPermit, Patience)> = None;
+    // The answer itself, so that a value is not held twice.
+    let mut answer = call.reply_writer().take().into_bytes();
+    let begin = answer.len();
     loop {
-        // The end of the stream is the end of the value.
-        let frame = frames.message().await;
+        // The end of the stream is the end of the value. Code that takes its
+        // time holds nothing meanwhile; a value that is half told does.
+        let frame = match &held {
+            None => frames.message().await,
+            Some((_permit, patience)) => patience.wait(frames.message()).await?,
+        };
         let frame = frame.map_err(|status| of_process(status, ended_early()))?;
         let Some(frame) = frame else { break };
         if frame.kind() != DenoFrameKind::DenoFrameData {
             return Err(nonsense().into());
         }
-        if json.len() + frame.payload.len() > len_max {
+        let len = answer.len() - begin + frame.payload.len();
+        if len > len_max {
             return Err(too_large(len_max).into());
         }
-        if permit.is_none() && json.len() > limits.reply_held_max {
-            permit = Some(call.connection.large_reply(len_max).await);
+        if held.is_none() && len > limits.reply_held_max {
+            let permit = call.connection.large_reply(len_max).await;
+            held = Some((permit, limits.patience()));
         }
-        json.extend_from_slice(&frame.payload);
+        answer.extend_from_slice(&frame.payload);
     }
-    let value: &RawValue = serde_json::from_slice(&json).map_err(|_no_json| nonsense())?;
-    let mut writer = call.reply_writer();
-    writer.push_json(value.get());
-    let mut reply = writer.finish();
-    reply.permit = permit;
+    let answer = String::from_utf8(answer).map_err(|_no_text| nonsense())?;
+    let value = answer.get(begin..).unwrap_or_default();
+    serde_json::from_str::<&RawValue>(value).map_err(|_no_json| nonsense())?;
+    let mut reply = ReplyWriter::resume(answer).finish();
+    reply.permit = held.map(|(permit, _)| permit);
     Ok(reply)
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn run(method: String, mut call: Call) {
             biased;
             () = aborted.cancelled() => Err(fault::aborted().into()),
             outcome = dispatch(&method, &mut call) => outcome,
-            () = connection.end.calls.cancelled() => Err(cut_off(&method).into()),
+            () = connection.end.calls.cancelled() => cut_off(&method).map_or_else(|| call.null(), |error| Err(error.into())),
         };
         // The client may send the next call on the same file as soon as it
         // has the answer.
@@ -44,10 +44,12 @@ pub(super) async fn run(method: String, mut call: Call) {
 /// What a call is told that the end of its sandbox cuts off. Nothing is left
 /// to kill then, which the Python SDK must hear as it does of a process that
 /// has ended: it kills all it started when it closes, and takes no other error.
-fn cut_off(method: &str) -> ErrorObject {
+/// A REPL is closed then, which is what the call was for: that is no error.
+fn cut_off(method: &str) -> Option<ErrorObject> {
     match method {
-        methods::PROCESS_KILL => fault::process_gone(),
-        _ => fault::sandbox_ended(),
+        methods::DENO_REPL_CLOSE => None,
+        methods::PROCESS_KILL => Some(fault::process_gone()),
+        _ => Some(fault::sandbox_ended()),
     }
 }
 
@@ -158,9 +160,10 @@ mod tests {
             (methods::READ_FILE, "ConnectionAborted", "ECONNABORTED"),
         ];
         for (method, constructor, code) in cases {
-            let error = cut_off(method);
+            let error = cut_off(method).unwrap();
             assert_eq!(error.constructor_name, constructor, "{method}");
             assert_eq!(error.code.as_deref(), Some(code), "{method}");
         }
+        assert_eq!(cut_off(methods::DENO_REPL_CLOSE), None);
     }
 }

@@ -3,6 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
+use tombolo_api::rpc::ErrorObject;
+
+use super::fault::CallError;
+
 const MIB: usize = 1024 * 1024;
 
 /// The bounds of one connection. The WebSocket upgrade must be given
@@ -27,8 +32,12 @@ pub(crate) struct RpcLimits {
     pub(crate) gathered_len_max: usize,
     /// Large answers may hold this much together.
     pub(crate) replies_held_max: usize,
-    /// How long an answer that is sent as it is made waits for the guest.
+    /// How long an answer that is sent as it is made, or holds a part of a
+    /// budget, waits for the next piece from the guest.
     pub(crate) reply_stall_max: Duration,
+    /// How long an answer that is made whole first may take, once it holds a
+    /// part of a budget.
+    pub(crate) gather_max: Duration,
     /// What client streams may hold together before the connection is read
     /// no further.
     pub(crate) inbound_buffer_max: usize,
@@ -67,6 +76,7 @@ impl Default for RpcLimits {
             gathered_len_max: 16 * MIB,
             replies_held_max: 16 * MIB,
             reply_stall_max: Duration::from_secs(30),
+            gather_max: Duration::from_mins(2),
             inbound_buffer_max: 16 * MIB,
             orphan_buffer_max: 4 * MIB,
             inbound_streams_max: 64 * 1024,
@@ -80,4 +90,39 @@ impl Default for RpcLimits {
             output_hold_python: Duration::from_secs(5),
         }
     }
+}
+
+impl RpcLimits {
+    /// For an answer that holds a part of a budget from now on.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            piece_max: self.reply_stall_max,
+            deadline: Instant::now() + self.gather_max,
+        }
+    }
+}
+
+/// How long a part of a budget is held for a guest, which others wait for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    piece_max: Duration,
+    deadline: Instant,
+}
+
+impl Patience {
+    /// Waits for the next piece.
+    pub(super) async fn wait<T>(self, piece: impl Future<Output = T>) -> Result<T, CallError> {
+        let until = self.deadline.min(Instant::now() + self.piece_max);
+        timeout_at(until, piece).await.map_err(|_elapsed| stalled())
+    }
+}
+
+/// The guest gave no more of an answer.
+pub(super) fn stalled() -> CallError {
+    ErrorObject::new(
+        "TimedOut",
+        "The sandbox gave no more of the answer for too long",
+    )
+    .with_code("ETIMEDOUT")
+    .into()
 }

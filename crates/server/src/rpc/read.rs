@@ -14,6 +14,7 @@ use super::call::Call;
 use super::dispatch::too_large;
 use super::fault::CallError;
 use super::guest_call::{Repeat, Retry};
+use super::limits::stalled;
 use super::outgoing::PeerGone;
 use super::reply::{Reply, ReplyWriter, StringEncoder};
 use crate::guest::Dialect;
@@ -131,8 +132,15 @@ async fn regular_len(call: &Call, path: &str) -> Option<u64> {
 async fn gather(call: &Call, mut reading: Reading, len_max: usize) -> Result<Reply, ReadError> {
     let len_max = len_max.min(call.connection.limits.gathered_len_max);
     let permit = call.connection.large_reply(len_max).await;
-    if !reading.up_to(len_max).await? {
-        return Err(too_large(len_max).into());
+    let patience = call.connection.limits.patience();
+    loop {
+        let len = reading.writer.len();
+        if len > len_max {
+            return Err(too_large(len_max).into());
+        }
+        if patience.wait(reading.up_to(len)).await?? {
+            break;
+        }
     }
     let mut reply = reading.finish()?;
     reply.permit = Some(permit);
@@ -164,13 +172,4 @@ async fn send_on(
             return reading.finish();
         }
     }
-}
-
-fn stalled() -> CallError {
-    ErrorObject::new(
-        "TimedOut",
-        "The sandbox gave no more of the file for too long",
-    )
-    .with_code("ETIMEDOUT")
-    .into()
 }

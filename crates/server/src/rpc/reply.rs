@@ -115,6 +115,11 @@ impl ReplyWriter {
         }
     }
 
+    /// Goes on with what [`Self::take`] gave.
+    pub(super) fn resume(text: String) -> Self {
+        Self { text }
+    }
+
     /// The length of what is written so far.
     pub(super) fn len(&self) -> usize {
         self.text.len()

@@ -173,7 +173,7 @@ impl Process for Word {
     }
 
     async fn signal(&self, signal: i32) {
-        drop(self.signals.send(signal));
+        self.signals.send(signal).unwrap_or_default();
     }
 
     async fn wait(&self) -> Option<Exit> {

@@ -217,8 +217,11 @@ fn only_codings_that_can_be_undone_are_asked_for() {
         ("identity", "identity"),
         ("GZIP", "GZIP"),
     ] {
-        assert_eq!(accepted_codings(asked), expected, "{asked}");
+        assert_eq!(accepted_codings(asked, |_| true), expected, "{asked}");
     }
+    let no_brotli = |coding| coding != Coding::Brotli;
+    assert_eq!(accepted_codings("br, gzip;q=0.5", no_brotli), "gzip;q=0.5");
+    assert_eq!(accepted_codings("br", no_brotli), "identity");
     assert_eq!(
         Codings::parse("identity, x-gzip"),
         Ok(Codings(vec![Coding::Gzip]))

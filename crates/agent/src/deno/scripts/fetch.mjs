@@ -4,7 +4,6 @@
 import {
   CANCEL,
   DATA,
-  describe,
   END,
   ERROR,
   HEAD,
@@ -13,12 +12,23 @@ import {
   receive,
   send,
   sendData,
+  sendError,
   serve,
   text,
 } from "./frames.mjs";
 
 /** Under way, by the number that the agent gave. */
 const underWay = new Map();
+/** Given up before they were under way; of those that had ended already, the last ones. */
+const givenUp = new Set();
+const GIVEN_UP_MAX = 1024;
+
+function giveUp(id) {
+  const controller = underWay.get(id);
+  if (controller !== undefined) return controller.abort();
+  givenUp.add(id);
+  if (givenUp.size > GIVEN_UP_MAX) givenUp.delete(givenUp.values().next().value);
+}
 
 /** The body that follows a request, read as it is taken. */
 const bodyOf = (connection) =>
@@ -73,16 +83,17 @@ async function perform(connection, asked, signal) {
 async function handle(connection) {
   const first = await receive(connection);
   const id = first && text(first.payload);
-  if (first?.kind === CANCEL) underWay.get(id)?.abort();
+  if (first?.kind === CANCEL) giveUp(id);
   if (first?.kind !== OPEN) return;
-  const head = await receive(connection);
-  if (head?.kind !== HEAD) return;
   const controller = new AbortController();
+  if (givenUp.delete(id)) controller.abort();
   underWay.set(id, controller);
   try {
+    const head = await receive(connection);
+    if (head?.kind !== HEAD) return;
     await perform(connection, json(head.payload), controller.signal);
   } catch (thrown) {
-    await send(connection, ERROR, JSON.stringify(describe(thrown)));
+    await sendError(connection, thrown);
   } finally {
     underWay.delete(id);
   }

@@ -15,10 +15,12 @@ const PREFIX_LEN = 5;
 const CHUNK_LEN_MAX = 1_048_576;
 const CAUSES_MAX = 4;
 const TEXT_LEN_MAX = 8_192;
+// Much less than the agent passes on and the server tells.
+const ERROR_LEN_MAX = 262_144;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
-const { parse } = JSON;
+const { parse, stringify } = JSON;
 
 export const text = (payload) => decoder.decode(payload);
 export const json = (payload) => parse(text(payload));
@@ -73,9 +75,16 @@ export async function sendData(connection, payload) {
   }
 }
 
-const cut = (value) => {
-  const string = String(value);
-  return string.length > TEXT_LEN_MAX ? `${string.slice(0, TEXT_LEN_MAX)}…` : string;
+const cut = (string) =>
+  string.length > TEXT_LEN_MAX ? `${string.slice(0, TEXT_LEN_MAX)}…` : string;
+
+/** A text of what somebody else made, which may throw. */
+const shown = (show, value, otherwise) => {
+  try {
+    return cut(String(show(value)));
+  } catch {
+    return otherwise;
+  }
 };
 
 /** Reads a member of what somebody else made, which may throw. */
@@ -104,30 +113,62 @@ const ownStack = (stack) => {
   );
 };
 
-/** What was thrown, as the SDKs' wire has it. */
-export function describe(thrown, depth = 0) {
-  const isError = thrown instanceof Error || thrown instanceof DOMException;
-  if (!isError) {
-    const message = typeof thrown === "string" ? thrown : Deno.inspect(thrown);
-    return { constructorName: "Error", message: `Uncaught ${cut(message)}` };
+const isError = (value) => {
+  try {
+    return value instanceof Error || value instanceof DOMException;
+  } catch {
+    // A proxy that does not say.
+    return false;
+  }
+};
+
+function describe(thrown, depth) {
+  if (!isError(thrown)) {
+    const show = typeof thrown === "string" ? (string) => string : Deno.inspect;
+    return {
+      constructorName: "Error",
+      message: `Uncaught ${shown(show, thrown, "value that cannot be shown")}`,
+    };
   }
   const name = member(member(thrown, "constructor"), "name");
   const described = {
     constructorName: typeof name === "string" && name !== "" ? cut(name) : "Error",
-    message: cut(member(thrown, "message") ?? ""),
+    message: shown((error) => error.message ?? "", thrown, ""),
   };
   const stack = member(thrown, "stack");
   if (typeof stack === "string") described.stack = ownStack(stack);
-  if (thrown instanceof DOMException) described.name = cut(thrown.name);
+  if (thrown instanceof DOMException) described.name = shown((error) => error.name, thrown, "Error");
   const code = member(thrown, "code");
   if (typeof code === "string") described.code = cut(code);
   if (depth === CAUSES_MAX) return described;
   const cause = member(thrown, "cause");
   if (cause !== undefined && cause !== null) described.cause = describe(cause, depth + 1);
   if (thrown instanceof AggregateError) {
-    const errors = Array.from(thrown.errors).slice(0, CAUSES_MAX);
-    // One level of them, so that they cannot multiply.
-    described.errors = errors.map((error) => describe(error, CAUSES_MAX));
+    described.errors = [];
+    try {
+      // One level of them, so that they cannot multiply.
+      for (const error of thrown.errors) {
+        if (described.errors.push(describe(error, CAUSES_MAX)) === CAUSES_MAX) break;
+      }
+    } catch { /* They are no list. */ }
   }
   return described;
 }
+
+/** Makes a description of what was thrown, unless that prevents it or is too much. */
+const told = (thrown, depth) => {
+  try {
+    const json = encoder.encode(stringify(describe(thrown, depth)));
+    return json.length > ERROR_LEN_MAX ? undefined : json;
+  } catch {
+    return undefined;
+  }
+};
+
+const UNTOLD = encoder.encode(
+  '{"constructorName":"Error","message":"Uncaught exception that cannot be described"}',
+);
+
+/** Answers with what was thrown, as the SDKs' wire has it: without its causes if that is too long. */
+export const sendError = (connection, thrown) =>
+  send(connection, ERROR, told(thrown, 0) ?? told(thrown, CAUSES_MAX) ?? UNTOLD);

@@ -9,14 +9,13 @@ import { Session } from "node:inspector";
 import { registerHooks, stripTypeScriptTypes } from "node:module";
 import { pathToFileURL } from "node:url";
 import {
-  describe,
-  ERROR,
   END,
   HEAD,
   json,
   receive,
   send,
   sendData,
+  sendError,
   serve,
   TURN,
 } from "./frames.mjs";
@@ -176,7 +175,7 @@ async function answer(connection) {
     // What has no form in JSON, a function or nothing, is null.
     value = stringify(await run(asked), plain) ?? "null";
   } catch (thrown) {
-    await send(connection, ERROR, stringify(describe(thrown)));
+    await sendError(connection, thrown);
     return;
   }
   await send(connection, HEAD);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
@@ -47,6 +47,8 @@ pub(super) struct State {
     /// What `walk`, `expand_glob` and `read_dir` list.
     pub(super) entries: Mutex<Vec<v1::WalkEntry>>,
     deno_frames: Mutex<Vec<v1::DenoFrame>>,
+    /// Whether what a REPL answers never ends.
+    pub(super) deno_stalls: AtomicBool,
     pub(super) open_handles: Mutex<BTreeSet<u64>>,
     pub(super) handles_opened: AtomicUsize,
     /// Calls that wait for a lock. A lock is never given.
@@ -69,6 +71,7 @@ impl Default for State {
             taken: AtomicUsize::new(0),
             entries: Mutex::default(),
             deno_frames: Mutex::default(),
+            deno_stalls: AtomicBool::new(false),
             open_handles: Mutex::default(),
             handles_opened: AtomicUsize::new(0),
             lock_waiters: watch::Sender::new(0),
@@ -272,7 +275,11 @@ impl TestAgent {
             DenoFrameKind::DenoFrameEnd => Err(os_error(ESRCH, "repl")),
             _ => Ok(frame),
         });
-        Box::pin(stream::iter(frames.collect::<Vec<_>>()))
+        let frames = stream::iter(frames.collect::<Vec<_>>());
+        if self.state.deno_stalls.load(Ordering::SeqCst) {
+            return Box::pin(frames.chain(stream::pending()));
+        }
+        Box::pin(frames)
     }
 
     fn batches(&self) -> Answers<v1::WalkEntryBatch> {

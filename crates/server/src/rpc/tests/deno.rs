@@ -1,11 +1,14 @@
 //! Deno: what is asked of the guest, and what becomes of its answers.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 use tombolo_guest_proto::v1::DenoFrameKind::{
     self, DenoFrameData as Data, DenoFrameEnd as Broken, DenoFrameError as Failed,
     DenoFrameHead as Head,
 };
 
+use super::super::limits::RpcLimits;
 use super::agent::FIRST_PID;
 use super::harness::Harness;
 use crate::guest::Dialect;
@@ -56,6 +59,28 @@ async fn what_a_repl_answers_is_a_value_or_an_error_and_nothing_else() {
                 assert_eq!(class(&error).0, *name, "{error}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_half_told_gives_its_part_of_the_budget_back() {
+    let limits = RpcLimits {
+        reply_stall_max: std::time::Duration::from_millis(50),
+        ..RpcLimits::default()
+    };
+    let harness = Harness::with_limits(Dialect::JavaScript, limits).await;
+    let half = format!("\"{}", "x".repeat(300 * 1024));
+    harness.agent.answer_deno(&[(Head, ""), (Data, &half)]);
+    harness
+        .agent
+        .state
+        .deno_stalls
+        .store(true, Ordering::SeqCst);
+    let mut client = harness.connect().await;
+    let eval = json!({"pid": 1, "code": "1"});
+    for _ in 0..2 {
+        let error = client.error("denoReplEval", eval.clone()).await;
+        assert_eq!(class(&error), ("TimedOut", "ETIMEDOUT"));
     }
 }
 
