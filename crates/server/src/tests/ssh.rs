@@ -78,7 +78,7 @@ impl World {
             .args(options)
             .arg(format!("{user}@127.0.0.1"))
             .arg(line)
-            .deadline(Duration::from_secs(60));
+            .deadline(Duration::from_mins(1));
         command.output().await.unwrap()
     }
 }
