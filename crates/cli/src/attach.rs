@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::client::Connection;
-use crate::client::process::{Process, SpawnOptions, Stdin, WaitResult};
-use crate::client::stream::{InboundStream, OutboundStream, StreamError};
 use crate::failure::{OrFail as _, Outcome};
 use crate::terminal::{self, RawMode};
+use tombolo_client::Connection;
+use tombolo_client::process::{Process, SpawnOptions, Stdin, WaitResult};
+use tombolo_client::stream::{InboundStream, OutboundStream, StreamError};
 
 /// How much of the input is read at once.
 const INPUT_CHUNK_LEN: usize = 64 * 1024;
@@ -298,7 +298,7 @@ async fn forward(
     }
 }
 
-fn report(error: Option<crate::client::CallError>) {
+fn report(error: Option<tombolo_client::CallError>) {
     if let Some(error) = error {
         tracing::warn!(%error, "the process could not be told");
     }

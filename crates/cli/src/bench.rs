@@ -13,7 +13,6 @@ use tombolo_diag::ExitCode;
 
 use crate::children::node_program;
 use crate::cli::BenchArgs;
-use crate::client::RestClient;
 use crate::commands::block_on;
 use crate::config::Settings;
 use crate::context::{Context, require_root};
@@ -23,6 +22,7 @@ use crate::up::{Fleet, ensure_default};
 use crate::{output, provision};
 use measure::{Bench, Samples};
 use report::{Report, Row};
+use tombolo_client::RestClient;
 
 /// How often the machine is booted cold; each takes seconds.
 const COLD_BOOTS: u32 = 3;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tombolo_diag::ExitCode;
 
-use crate::client::{Endpoint, RestClient, Token};
 use crate::config::keys;
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::state::{self, Running};
+use tombolo_client::{Endpoint, RestClient, Token};
 
 /// How long a server that died may take until it answers again.
 const RESTART_PATIENCE: Duration = Duration::from_secs(15);

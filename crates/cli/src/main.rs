@@ -6,7 +6,6 @@ mod attach;
 mod bench;
 mod children;
 mod cli;
-mod client;
 mod commands;
 mod config;
 mod context;

@@ -24,8 +24,6 @@ use tombolo_api::query::RowsQuery;
 use tombolo_diag::ExitCode;
 
 use crate::cli::UpArgs;
-use crate::client::RestClient;
-use crate::client::listing::not_ended;
 use crate::commands::block_on;
 use crate::config::Settings;
 use crate::context::Context;
@@ -36,6 +34,8 @@ use crate::{local, output};
 pub(crate) use background::ensure_running;
 pub(crate) use fleet::{Fleet, Pids};
 pub(crate) use tokens::ensure_default;
+use tombolo_client::RestClient;
+use tombolo_client::listing::not_ended;
 
 /// How long an ephemeral server stays without sandboxes.
 const IDLE_MAX: Duration = Duration::from_mins(1);

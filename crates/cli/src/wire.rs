@@ -60,7 +60,7 @@ pub(crate) fn labels(given: &[String]) -> Outcome<BTreeMap<String, String>> {
 
 /// What a failed request means for the exit code, and the next step if this
 /// side knows one that the server's words do not have.
-pub(crate) fn refused(error: crate::client::RequestError) -> Failure {
+pub(crate) fn refused(error: tombolo_client::RequestError) -> Failure {
     let code = match error.refusal() {
         Some(refusal) => code_of(refusal.status.as_u16()),
         None => ExitCode::Unavailable,
@@ -69,7 +69,7 @@ pub(crate) fn refused(error: crate::client::RequestError) -> Failure {
 }
 
 /// As [`refused`], for a WebSocket that was not opened.
-pub(crate) fn not_connected(error: crate::client::ConnectError) -> Failure {
+pub(crate) fn not_connected(error: tombolo_client::ConnectError) -> Failure {
     if let Some(too_long) = error.too_long() {
         let part = too_long.largest.as_ref().map(|part| part.key.as_str());
         let hint = match part.unwrap_or_default() {

@@ -9,10 +9,10 @@ use tombolo_api::rpc::{
     DenoPidParams, DenoProcessParams, DenoReplEvalParams, SpawnResult, Stdio, methods,
 };
 
-use crate::client::process::{SpawnOptions, Stdin, WaitResult};
-use crate::client::{Connection, NewSandbox, RestClient};
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::wire;
+use tombolo_client::process::{SpawnOptions, Stdin, WaitResult};
+use tombolo_client::{Connection, NewSandbox, RestClient};
 
 /// How many sandboxes are ended at the same time.
 const ENDS_AT_ONCE: usize = 8;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tombolo_api::native::{SANDBOXES_PATH, SandboxPhase, SandboxRow};
 
-use crate::client::RestClient;
 use crate::failure::{Failure, Outcome};
 use crate::up::Pids;
+use tombolo_client::RestClient;
 
 /// How long sandboxes are left alone before they count as idle.
 const SETTLE: Duration = Duration::from_secs(5);

@@ -9,13 +9,13 @@ use tombolo_diag::ExitCode;
 use super::{block_on, sandbox};
 use crate::attach::{self, Mode, Signals};
 use crate::cli::RunArgs;
-use crate::client::process::{SpawnOptions, Stdin};
-use crate::client::{Connection, NewSandbox, RestClient};
 use crate::config::{Given, Isolation, Value, keys};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::{local, output, up, wire};
+use tombolo_client::process::{SpawnOptions, Stdin};
+use tombolo_client::{Connection, NewSandbox, RestClient};
 
 /// The exit code when the time is up, as `timeout(1)` has it.
 const TIMED_OUT: u8 = 124;

@@ -16,14 +16,14 @@ use tombolo_ids::UnixMillis;
 use super::{OK, copy, expose, ssh};
 use crate::attach::{self, Mode, Signals};
 use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
-use crate::client::listing::not_ended;
-use crate::client::process::{SpawnOptions, Stdin, WaitResult};
-use crate::client::{Connection, NewSandbox, RestClient};
 use crate::config::keys;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::{local, output, terminal, wire};
+use tombolo_client::listing::not_ended;
+use tombolo_client::process::{SpawnOptions, Stdin, WaitResult};
+use tombolo_client::{Connection, NewSandbox, RestClient};
 
 /// How many sandboxes are ended at the same time.
 const KILLS_AT_ONCE: usize = 8;
@@ -242,8 +242,8 @@ async fn attend(
 pub(super) fn exit_code(status: &WaitResult) -> u8 {
     if let Some(confidence) = status.oom {
         let surely = match confidence {
-            crate::client::process::OomConfidence::HighConfidence => "was",
-            crate::client::process::OomConfidence::LowConfidence => "may have been",
+            tombolo_client::process::OomConfidence::HighConfidence => "was",
+            tombolo_client::process::OomConfidence::LowConfidence => "may have been",
         };
         output::tell(&format!(
             "tombolo: the command {surely} killed because the sandbox ran out of memory; \

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use tombolo_diag::ExitCode;
 use tombolo_proc::{Command, Detached};
 
-use crate::client::RestClient;
 use crate::commands::block_on;
 use crate::config::{Flags, Isolation, Settings, keys};
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::state::Running;
 use crate::{local, output, provision};
+use tombolo_client::RestClient;
 
 /// How long a background server may take once everything is there.
 const START_TIMEOUT: Duration = Duration::from_mins(2);

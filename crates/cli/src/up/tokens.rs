@@ -7,11 +7,11 @@ use tombolo_api::native::{CreateToken, CreatedToken, TOKENS_PATH};
 use tombolo_api::query::{ListQuery, RowsQuery};
 use tombolo_server::TokenHash;
 
-use crate::client::{Endpoint, RestClient, Token};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::local;
 use crate::state::{self, StateDir};
+use tombolo_client::{Endpoint, RestClient, Token};
 
 /// The random part of the admin token; more than anybody can guess.
 const ADMIN_TOKEN_CHARS: usize = 40;

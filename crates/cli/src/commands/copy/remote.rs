@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::side::{Entries, Entry, Kind, MODE_MASK, Reader, below};
-use crate::client::Connection;
-use crate::client::files::{FileInfo, Walk};
 use crate::failure::{Failure, Outcome};
+use tombolo_client::Connection;
+use tombolo_client::files::{FileInfo, Walk};
 
 /// A file up to this size comes by one call instead of four.
 const WHOLE_LEN_MAX: u64 = 256 * 1024;

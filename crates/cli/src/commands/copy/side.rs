@@ -8,10 +8,10 @@ use tombolo_diag::ExitCode;
 use super::local::{LocalWalk, LocalWriter};
 use super::place::Place;
 use super::{local, remote};
-use crate::client::files::{FileReader, FileWriter, Walk};
-use crate::client::{Connection, RestClient};
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::wire;
+use tombolo_client::files::{FileReader, FileWriter, Walk};
+use tombolo_client::{Connection, RestClient};
 
 /// The permissions that are copied; never set-user-id and the like.
 pub(super) const MODE_MASK: u32 = 0o777;

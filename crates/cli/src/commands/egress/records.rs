@@ -10,12 +10,12 @@ use tombolo_ids::SandboxId;
 
 use super::{overseer, path_of};
 use crate::cli::{TailArgs, TopArgs};
-use crate::client::events::Event;
-use crate::client::listing::not_ended;
-use crate::client::{RequestError, RestClient};
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::{output, wire};
+use tombolo_client::events::Event;
+use tombolo_client::listing::not_ended;
+use tombolo_client::{RequestError, RestClient};
 
 /// How many sandboxes are asked at the same time.
 const ASKED_AT_ONCE: usize = 8;

@@ -9,7 +9,7 @@ use tombolo_api::rpc::{
     OpenOptions, OpenParams, PathParams, ReadParams, RemoveParams, StreamReference, SymlinkParams,
     WalkOptions, WriteOptions, WriteParams, methods,
 };
-pub(crate) use tombolo_api::rpc::{FileInfo, WalkEntry};
+pub use tombolo_api::rpc::{FileInfo, WalkEntry};
 
 use super::connection::{CallError, Connection, PendingCall};
 use super::stream::{InboundStream, OutboundStream, SendError, StreamError};
@@ -19,7 +19,7 @@ const READ_LEN: u64 = 512 * 1024;
 
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WriteError {
+pub enum WriteError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
@@ -28,7 +28,7 @@ pub(crate) enum WriteError {
 
 /// Why a walk ended early.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WalkError {
+pub enum WalkError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
@@ -40,14 +40,14 @@ pub(crate) enum WalkError {
 /// A file open for reading. [`FileReader::close`] it; the server closes what
 /// is left when the connection ends.
 #[derive(Debug)]
-pub(crate) struct FileReader<'a> {
+pub struct FileReader<'a> {
     connection: &'a Connection,
     handle: u64,
 }
 
 impl FileReader<'_> {
     /// The next piece, or nothing at the end of the file.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
         let params = HandleReadParams {
             file_handle_id: self.handle,
             length: READ_LEN,
@@ -59,7 +59,7 @@ impl FileReader<'_> {
         }
     }
 
-    pub(crate) async fn close(self) -> Result<(), CallError> {
+    pub async fn close(self) -> Result<(), CallError> {
         let params = HandleParams {
             file_handle_id: self.handle,
         };
@@ -69,12 +69,12 @@ impl FileReader<'_> {
 
 /// A walk through a directory of a sandbox.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub struct Walk {
     entries: InboundStream,
 }
 
 impl Walk {
-    pub(crate) async fn next(&mut self) -> Result<Option<WalkEntry>, WalkError> {
+    pub async fn next(&mut self) -> Result<Option<WalkEntry>, WalkError> {
         match self.entries.next().await? {
             Some(document) => Ok(Some(serde_json::from_slice(&document)?)),
             None => Ok(None),
@@ -84,18 +84,18 @@ impl Walk {
 
 /// A file that is being written.
 #[derive(Debug)]
-pub(crate) struct FileWriter {
+pub struct FileWriter {
     content: OutboundStream,
     done: PendingCall,
 }
 
 impl FileWriter {
-    pub(crate) async fn write(&self, data: &[u8]) -> Result<(), SendError> {
+    pub async fn write(&self, data: &[u8]) -> Result<(), SendError> {
         self.content.send(data).await
     }
 
     /// Ends the file and waits until it is written.
-    pub(crate) async fn finish(self) -> Result<(), WriteError> {
+    pub async fn finish(self) -> Result<(), WriteError> {
         match self.content.end().await {
             // The answer to the call says why the server reads no more.
             Ok(()) | Err(SendError::Cancelled) => {}
@@ -105,7 +105,7 @@ impl FileWriter {
     }
 
     /// The server reads no more: waits for it to say why.
-    pub(crate) async fn reason(self) -> WriteError {
+    pub async fn reason(self) -> WriteError {
         match self.done.reply::<()>().await {
             Ok(()) => WriteError::Send(SendError::Cancelled),
             Err(error) => error.into(),
@@ -115,12 +115,12 @@ impl FileWriter {
 
 impl Connection {
     /// What a name is, without following a link at its end.
-    pub(crate) async fn lstat(&self, path: &str) -> Result<FileInfo, CallError> {
+    pub async fn lstat(&self, path: &str) -> Result<FileInfo, CallError> {
         self.call(methods::LSTAT, &at(path)).await
     }
 
     /// What a name leads to; nothing if there is nothing.
-    pub(crate) async fn stat(&self, path: &str) -> Result<Option<FileInfo>, CallError> {
+    pub async fn stat(&self, path: &str) -> Result<Option<FileInfo>, CallError> {
         match self.call(methods::STAT, &at(path)).await {
             Ok(info) => Ok(Some(info)),
             Err(CallError::Failed { error }) if error.constructor_name == "NotFound" => Ok(None),
@@ -128,17 +128,17 @@ impl Connection {
         }
     }
 
-    pub(crate) async fn read_link(&self, path: &str) -> Result<String, CallError> {
+    pub async fn read_link(&self, path: &str) -> Result<String, CallError> {
         self.call(methods::READ_LINK, &at(path)).await
     }
 
     /// The one true path of what is there.
-    pub(crate) async fn real_path(&self, path: &str) -> Result<String, CallError> {
+    pub async fn real_path(&self, path: &str) -> Result<String, CallError> {
         self.call(methods::REAL_PATH, &at(path)).await
     }
 
     /// Makes a directory and those above it.
-    pub(crate) async fn make_directory(&self, path: &str, mode: u32) -> Result<(), CallError> {
+    pub async fn make_directory(&self, path: &str, mode: u32) -> Result<(), CallError> {
         let params = MkdirParams {
             path: path.to_owned(),
             options: Some(MkdirOptions {
@@ -149,7 +149,7 @@ impl Connection {
         self.call(methods::MKDIR, &params).await
     }
 
-    pub(crate) async fn symlink(&self, target: &str, path: &str) -> Result<(), CallError> {
+    pub async fn symlink(&self, target: &str, path: &str) -> Result<(), CallError> {
         let params = SymlinkParams {
             target: target.to_owned(),
             path: path.to_owned(),
@@ -158,7 +158,7 @@ impl Connection {
     }
 
     /// Removes one name.
-    pub(crate) async fn remove(&self, path: &str) -> Result<(), CallError> {
+    pub async fn remove(&self, path: &str) -> Result<(), CallError> {
         let params = RemoveParams {
             path: path.to_owned(),
             options: None,
@@ -168,7 +168,7 @@ impl Connection {
 
     /// Reads a whole file by one call, as the SDKs do. For files whose size
     /// is known to be small, and for measuring.
-    pub(crate) async fn read_file(&self, path: &str) -> Result<Bytes, CallError> {
+    pub async fn read_file(&self, path: &str) -> Result<Bytes, CallError> {
         let params = ReadParams {
             path: path.to_owned(),
             abort_id: None,
@@ -177,7 +177,7 @@ impl Connection {
         decode(methods::READ_FILE, &data)
     }
 
-    pub(crate) async fn open_for_reading(&self, path: &str) -> Result<FileReader<'_>, CallError> {
+    pub async fn open_for_reading(&self, path: &str) -> Result<FileReader<'_>, CallError> {
         let params = OpenParams {
             path: path.to_owned(),
             options: Some(OpenOptions {
@@ -193,11 +193,7 @@ impl Connection {
     }
 
     /// Starts to write a file, which replaces what was there.
-    pub(crate) async fn open_for_writing(
-        &self,
-        path: &str,
-        mode: u32,
-    ) -> Result<FileWriter, WriteError> {
+    pub async fn open_for_writing(&self, path: &str, mode: u32) -> Result<FileWriter, WriteError> {
         let content = self.outbound().await?;
         let params = WriteParams {
             path: path.to_owned(),
@@ -215,7 +211,7 @@ impl Connection {
     }
 
     /// Everything below a directory, itself included, links not followed.
-    pub(crate) async fn walk(&self, path: &str) -> Result<Walk, CallError> {
+    pub async fn walk(&self, path: &str) -> Result<Walk, CallError> {
         /// The options stand beside the path, as the JavaScript client has it.
         #[derive(serde::Serialize)]
         struct Params<'a> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The root of one server: scheme, host and port, without a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint {
+pub struct Endpoint {
     authority: String,
     host: String,
     port: u16,
@@ -12,7 +12,7 @@ pub(crate) struct Endpoint {
 
 /// Why an address is not one of a server.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum EndpointError {
+pub enum EndpointError {
     #[error("\"{given}\" is not a URL")]
     NotUrl {
         given: String,
@@ -27,7 +27,7 @@ pub(crate) enum EndpointError {
 
 impl Endpoint {
     /// Takes `http://host:port`, with or without one final slash.
-    pub(crate) fn parse(given: &str) -> Result<Self, EndpointError> {
+    pub fn parse(given: &str) -> Result<Self, EndpointError> {
         let url = url::Url::parse(given).map_err(|source| EndpointError::NotUrl {
             given: given.to_owned(),
             source,
@@ -55,12 +55,12 @@ impl Endpoint {
         })
     }
 
-    pub(crate) fn authority(&self) -> &str {
+    pub fn authority(&self) -> &str {
         &self.authority
     }
 
     /// What to connect a TCP socket to.
-    pub(crate) fn socket(&self) -> (&str, u16) {
+    pub fn socket(&self) -> (&str, u16) {
         (&self.host, self.port)
     }
 }
@@ -73,16 +73,16 @@ impl fmt::Display for Endpoint {
 
 /// A bearer token. It cannot be printed by accident.
 #[derive(Clone)]
-pub(crate) struct Token(String);
+pub struct Token(String);
 
 impl Token {
     /// Takes what a person or a file gave, without the white space around it.
-    pub(crate) fn new(given: &str) -> Self {
+    pub fn new(given: &str) -> Self {
         Self(given.trim().to_owned())
     }
 
     /// The token itself, for a header or the one place that prints it.
-    pub(crate) fn reveal(&self) -> &str {
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }

@@ -13,7 +13,7 @@ use super::rest::{RequestError, RestClient, decode};
 const PAGES_MAX: usize = 1000;
 
 /// Every state but the last.
-pub(crate) fn not_ended() -> BTreeSet<SandboxPhase> {
+pub fn not_ended() -> BTreeSet<SandboxPhase> {
     SandboxPhase::ALL
         .into_iter()
         .filter(|phase| *phase != SandboxPhase::Stopped)
@@ -23,7 +23,7 @@ pub(crate) fn not_ended() -> BTreeSet<SandboxPhase> {
 impl RestClient {
     /// Every sandbox that the query asks for, the newest first, on however
     /// many pages. `query.page.limit` bounds all rows together.
-    pub(crate) async fn sandbox_rows(
+    pub async fn sandbox_rows(
         &self,
         mut query: RowsQuery,
     ) -> Result<Vec<SandboxRow>, RequestError> {

@@ -43,7 +43,7 @@ pub(super) struct Opened {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
+pub enum ConnectError {
     #[error("cannot reach a server at {endpoint}")]
     Unreachable {
         endpoint: Endpoint,
@@ -79,7 +79,7 @@ pub(crate) enum ConnectError {
 
 impl ConnectError {
     /// The server's refusal, if it was one.
-    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+    pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused { refusal } => Some(refusal),
             _ => None,
@@ -87,7 +87,7 @@ impl ConnectError {
     }
 
     /// The part that is too large for a sandbox to be made with it, if that is it.
-    pub(crate) fn too_long(&self) -> Option<&ConfigTooLong> {
+    pub fn too_long(&self) -> Option<&ConfigTooLong> {
         match self {
             Self::Encode(EncodeConfigError::TooLong(error)) => Some(error),
             _ => None,

@@ -15,22 +15,22 @@ const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event {
+pub struct Event {
     /// Its kind; empty for the usual one.
-    pub(crate) kind: String,
-    pub(crate) data: String,
+    pub kind: String,
+    pub data: String,
 }
 
 /// The events of one answer.
 #[derive(Debug)]
-pub(crate) struct Events {
+pub struct Events {
     body: Incoming,
     parser: Parser,
 }
 
 impl RestClient {
     /// Begins to listen.
-    pub(crate) async fn events(&self, path: &str) -> Result<Events, RequestError> {
+    pub async fn events(&self, path: &str) -> Result<Events, RequestError> {
         let response = self.follow(path).await?;
         Ok(Events {
             body: response.into_body(),
@@ -41,7 +41,7 @@ impl RestClient {
 
 impl Events {
     /// The next event, or none at the end of the answer.
-    pub(crate) async fn next(&mut self) -> Result<Option<Event>, RequestError> {
+    pub async fn next(&mut self) -> Result<Option<Event>, RequestError> {
         loop {
             if let Some(event) = self.parser.next() {
                 return Ok(Some(event));

@@ -36,7 +36,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to a sandbox.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     sandbox: String,
     warnings: Vec<String>,
     shared: Arc<Shared>,
@@ -63,7 +63,7 @@ enum Calls {
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum EndReason {
+pub enum EndReason {
     /// The server said goodbye, with these words.
     Closed(String),
     /// The socket broke, or the server sent what makes no sense.
@@ -84,7 +84,7 @@ impl std::fmt::Display for EndReason {
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
+pub enum CallError {
     #[error("{reason}")]
     ConnectionLost { reason: EndReason },
     #[error("{}", error.message)]
@@ -111,7 +111,7 @@ pub(crate) enum CallError {
 
 /// A call on its way.
 #[derive(Debug)]
-pub(crate) struct PendingCall {
+pub struct PendingCall {
     method: &'static str,
     reply: oneshot::Receiver<Result<Box<RawValue>, Fault>>,
     shared: Arc<Shared>,
@@ -119,7 +119,7 @@ pub(crate) struct PendingCall {
 
 impl PendingCall {
     /// Waits for the answer, for as long as the connection lasts.
-    pub(crate) async fn reply<R: DeserializeOwned>(self) -> Result<R, CallError> {
+    pub async fn reply<R: DeserializeOwned>(self) -> Result<R, CallError> {
         let method = self.method;
         match self.reply.await {
             Ok(Ok(value)) => serde_json::from_str(value.get())
@@ -137,7 +137,7 @@ impl PendingCall {
 
 impl Connection {
     /// Makes a sandbox; this is its first connection.
-    pub(crate) async fn create(
+    pub async fn create(
         endpoint: &Endpoint,
         token: &Token,
         config: &NewSandbox,
@@ -148,7 +148,7 @@ impl Connection {
     }
 
     /// Connects to a sandbox that is there.
-    pub(crate) async fn connect(
+    pub async fn connect(
         endpoint: &Endpoint,
         token: &Token,
         sandbox: &str,
@@ -183,17 +183,17 @@ impl Connection {
         }
     }
 
-    pub(crate) fn sandbox(&self) -> &str {
+    pub fn sandbox(&self) -> &str {
         &self.sandbox
     }
 
     /// What the server thinks is not meant in the new sandbox's policy.
-    pub(crate) fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// Calls and waits for the answer.
-    pub(crate) async fn call<P: Serialize + Sync, R: DeserializeOwned>(
+    pub async fn call<P: Serialize + Sync, R: DeserializeOwned>(
         &self,
         method: &'static str,
         params: &P,
@@ -202,7 +202,7 @@ impl Connection {
     }
 
     /// Sends a call; the answer can be waited for later.
-    pub(crate) async fn begin<P: Serialize + Sync>(
+    pub async fn begin<P: Serialize + Sync>(
         &self,
         method: &'static str,
         params: &P,
@@ -236,7 +236,7 @@ impl Connection {
     }
 
     /// Starts a stream into the sandbox, to be named in a call.
-    pub(crate) async fn outbound(&self) -> Result<OutboundStream, SendError> {
+    pub async fn outbound(&self) -> Result<OutboundStream, SendError> {
         let id = self.shared.next_stream.fetch_add(1, Ordering::Relaxed);
         OutboundStream::start(
             id,
@@ -247,7 +247,7 @@ impl Connection {
     }
 
     /// The stream that the server named in an answer.
-    pub(crate) fn inbound(&self, id: u64) -> InboundStream {
+    pub fn inbound(&self, id: u64) -> InboundStream {
         let events = match &*self.shared.calls.lock() {
             Calls::Open(_) => self.shared.inbound.claim(id),
             // Nothing will come any more; what was queued is still there if
@@ -259,7 +259,7 @@ impl Connection {
 
     /// Says goodbye. For a sandbox that lives as long as its session this is
     /// the end of the sandbox.
-    pub(crate) async fn close(mut self) {
+    pub async fn close(mut self) {
         let goodbye = Message::Close(Some(CloseFrame {
             code: CloseCode::Normal,
             reason: "".into(),

@@ -25,7 +25,7 @@ const EXCERPT_CHARS: usize = 200;
 
 /// A client of the REST part of one server.
 #[derive(Debug, Clone)]
-pub(crate) struct RestClient {
+pub struct RestClient {
     endpoint: Endpoint,
     token: Token,
     http: Client<HttpConnector, Full<Bytes>>,
@@ -33,7 +33,7 @@ pub(crate) struct RestClient {
 
 /// Why a request brought nothing.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RequestError {
+pub enum RequestError {
     #[error("cannot reach a server at {endpoint}")]
     Unreachable {
         endpoint: Endpoint,
@@ -81,11 +81,11 @@ pub(crate) enum RequestError {
 
 /// What a server says when it does not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) code: String,
-    pub(crate) message: String,
-    pub(crate) trace_id: Option<String>,
+pub struct Refusal {
+    pub status: StatusCode,
+    pub code: String,
+    pub message: String,
+    pub trace_id: Option<String>,
 }
 
 impl std::fmt::Display for Refusal {
@@ -100,7 +100,7 @@ impl std::fmt::Display for Refusal {
 
 impl RequestError {
     /// The server's refusal, if it was one.
-    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+    pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused { refusal } => Some(refusal),
             _ => None,
@@ -109,7 +109,7 @@ impl RequestError {
 }
 
 impl RestClient {
-    pub(crate) fn new(endpoint: Endpoint, token: Token) -> Self {
+    pub fn new(endpoint: Endpoint, token: Token) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Self {
@@ -123,27 +123,27 @@ impl RestClient {
         }
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
+    pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    pub(crate) fn token(&self) -> &Token {
+    pub fn token(&self) -> &Token {
         &self.token
     }
 
     /// Whether a server answers at all, whatever the token.
-    pub(crate) async fn healthy(&self) -> bool {
+    pub async fn healthy(&self) -> bool {
         self.exchange(Method::GET, tombolo_api::native::HEALTH_PATH, Bytes::new())
             .await
             .is_ok_and(|answer| answer.status.is_success())
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
         let body = self.request(Method::GET, path, Bytes::new()).await?;
         decode(Method::GET, path, &body)
     }
 
-    pub(crate) async fn send<B: Serialize + Sync, T: DeserializeOwned>(
+    pub async fn send<B: Serialize + Sync, T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -161,7 +161,7 @@ impl RestClient {
     }
 
     /// A DELETE: whatever a success says, it is one.
-    pub(crate) async fn delete(&self, path: &str) -> Result<(), RequestError> {
+    pub async fn delete(&self, path: &str) -> Result<(), RequestError> {
         self.request(Method::DELETE, path, Bytes::new())
             .await
             .map(drop)

@@ -19,7 +19,7 @@ const CHUNKS_WAITING_MAX: usize = 16;
 /// How many streams may be open that nobody has asked for yet.
 const UNCLAIMED_MAX: usize = 256;
 /// The largest chunk that is sent in one frame.
-pub(crate) const CHUNK_LEN_MAX: usize = 64 * 1024;
+pub const CHUNK_LEN_MAX: usize = 64 * 1024;
 
 /// What arrives for a stream.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) enum Event {
 
 /// Why a stream gave no more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StreamError {
+pub enum StreamError {
     #[error("the connection to the sandbox ended in the middle of a stream")]
     ConnectionLost,
     #[error("the stream broke off: {message}")]
@@ -103,7 +103,7 @@ impl InboundTable {
 
 /// A stream from the sandbox.
 #[derive(Debug)]
-pub(crate) struct InboundStream {
+pub struct InboundStream {
     id: u64,
     events: Option<mpsc::Receiver<Event>>,
     ended: bool,
@@ -126,7 +126,7 @@ impl InboundStream {
 
     /// The next chunk, or nothing after the last. Dropping the future loses
     /// no chunk.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
         if self.ended {
             return Ok(None);
         }
@@ -148,7 +148,7 @@ impl InboundStream {
     }
 
     /// Tells the server that nobody reads any further.
-    pub(crate) async fn cancel(mut self) {
+    pub async fn cancel(mut self) {
         self.events = None;
         if !self.ended {
             let frame = Message::text(frame::stream_cancel(self.id));
@@ -176,7 +176,7 @@ impl OutboundTable {
 /// A stream into the sandbox. Dropped without [`OutboundStream::end`], it
 /// tells the server that it broke off.
 #[derive(Debug)]
-pub(crate) struct OutboundStream {
+pub struct OutboundStream {
     id: u64,
     outgoing: mpsc::Sender<Message>,
     table: Arc<OutboundTable>,
@@ -186,7 +186,7 @@ pub(crate) struct OutboundStream {
 
 /// Why a stream into the sandbox takes no more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
+pub enum SendError {
     #[error("the connection to the sandbox has ended")]
     ConnectionLost,
     #[error("the sandbox reads no more of the stream")]
@@ -212,12 +212,12 @@ impl OutboundStream {
         Ok(stream)
     }
 
-    pub(crate) fn id(&self) -> u64 {
+    pub fn id(&self) -> u64 {
         self.id
     }
 
     /// Sends bytes, and waits for as long as the socket is full.
-    pub(crate) async fn send(&self, data: &[u8]) -> Result<(), SendError> {
+    pub async fn send(&self, data: &[u8]) -> Result<(), SendError> {
         // The protocol knows no empty chunk, and `chunks` yields none.
         for chunk in data.chunks(CHUNK_LEN_MAX) {
             self.post(frame::stream_enqueue(self.id, chunk)).await?;
@@ -225,7 +225,7 @@ impl OutboundStream {
         Ok(())
     }
 
-    pub(crate) async fn end(mut self) -> Result<(), SendError> {
+    pub async fn end(mut self) -> Result<(), SendError> {
         self.ended = true;
         self.post(frame::stream_end(self.id)).await
     }

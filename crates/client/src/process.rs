@@ -5,33 +5,33 @@ use std::collections::BTreeMap;
 use tombolo_api::rpc::{
     KillParams, ResizeParams, SpawnParams, SpawnResult, Stdio, WaitParams, methods,
 };
-pub(crate) use tombolo_api::rpc::{OomConfidence, TerminalSize, WaitResult};
+pub use tombolo_api::rpc::{OomConfidence, TerminalSize, WaitResult};
 
 use super::connection::{CallError, Connection, PendingCall};
 use super::stream::{InboundStream, OutboundStream, SendError};
 
 /// Whether the process reads what this side sends, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stdin {
+pub enum Stdin {
     Piped,
     Null,
 }
 
 /// What to start.
 #[derive(Debug, Clone)]
-pub(crate) struct SpawnOptions {
-    pub(crate) command: String,
-    pub(crate) args: Vec<String>,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) cwd: Option<String>,
-    pub(crate) stdin: Stdin,
+pub struct SpawnOptions {
+    pub command: String,
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub cwd: Option<String>,
+    pub stdin: Stdin,
     /// A terminal of this size, instead of pipes.
-    pub(crate) terminal: Option<TerminalSize>,
+    pub terminal: Option<TerminalSize>,
 }
 
 /// Why a process did not start.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SpawnError {
+pub enum SpawnError {
     #[error("cannot start {command}")]
     Refused {
         command: String,
@@ -48,19 +48,19 @@ pub(crate) enum SpawnError {
 
 /// A process that was started.
 #[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) pid: i32,
-    pub(crate) stdin: Option<OutboundStream>,
-    pub(crate) stdout: Option<InboundStream>,
-    pub(crate) stderr: Option<InboundStream>,
+pub struct Process {
+    pub pid: i32,
+    pub stdin: Option<OutboundStream>,
+    pub stdout: Option<InboundStream>,
+    pub stderr: Option<InboundStream>,
     /// Answers when the process has exited.
-    pub(crate) exit: PendingCall,
+    pub exit: PendingCall,
 }
 
 impl Connection {
     /// Starts a process and asks at once for its exit: the server sends no
     /// output before it is asked.
-    pub(crate) async fn spawn(&self, options: &SpawnOptions) -> Result<Process, SpawnError> {
+    pub async fn spawn(&self, options: &SpawnOptions) -> Result<Process, SpawnError> {
         let refused = |source| SpawnError::Refused {
             command: options.command.clone(),
             source,
@@ -100,7 +100,7 @@ impl Connection {
     }
 
     /// Sends a signal, such as `SIGINT`. A process that has gone is no error.
-    pub(crate) async fn signal(&self, pid: i32, signal: &str) -> Result<(), CallError> {
+    pub async fn signal(&self, pid: i32, signal: &str) -> Result<(), CallError> {
         let params = KillParams {
             pid,
             signal: Some(signal.to_owned()),
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// Tells a terminal its new size.
-    pub(crate) async fn resize(&self, pid: i32, size: TerminalSize) -> Result<(), CallError> {
+    pub async fn resize(&self, pid: i32, size: TerminalSize) -> Result<(), CallError> {
         let params = ResizeParams {
             pid,
             rows: size.rows,
