@@ -76,12 +76,27 @@ struct Needed {
     packages: &'static [&'static str],
 }
 
-/// What the tests of the SDKs and the attacks run on.
-const NEEDED: [Needed; 4] = [
+/// What the tests of the SDKs, of SSH and the attacks run on.
+const NEEDED: [Needed; 7] = [
     Needed {
         program: "ip",
         check: &["-Version"],
         packages: &["iproute2"],
+    },
+    Needed {
+        program: "ssh",
+        check: &["-V"],
+        packages: &["openssh-client"],
+    },
+    Needed {
+        program: "rsync",
+        check: &["--version"],
+        packages: &["rsync"],
+    },
+    Needed {
+        program: "sshfs",
+        check: &["--version"],
+        packages: &["sshfs"],
     },
     Needed {
         program: "python3",

@@ -103,6 +103,7 @@ fn help_goes_to_standard_output() {
       sandbox      Create, use and end sandboxes
       egress       See and change what sandboxes send out: policies, secrets, records
       ingress      See what lets clients trust the addresses of exposed ports
+      ssh-key      Add, list and remove the public keys that open sandboxes over SSH
       token        Create, list and revoke the tokens that open the server
       bench        Measure this machine: create, exec, files, many at once, memory
       completions  Print what makes a shell complete this command

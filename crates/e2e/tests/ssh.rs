@@ -17,69 +17,60 @@ use tombolo_proc::{Command, Output};
 const LIMIT: Duration = Duration::from_mins(5);
 /// One client's run.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The file that tells clients of the sandbox, and what they call it.
+const CONFIG: &str = "config";
+const SANDBOX: &str = "sandbox";
 /// What OpenSSH's client answers when it has no connection, or loses it.
 const LOST: i32 = 255;
 
 /// One way into a sandbox, and a directory for the client's files.
 struct Door {
-    user: String,
-    port: String,
     home: TempDir,
 }
 
 impl Door {
     async fn open(world: &World, id: &str) -> anyhow::Result<Self> {
+        Self::open_as(world, id, None).await
+    }
+
+    /// One whose user name is another than the sandbox's.
+    async fn open_as(world: &World, id: &str, user: Option<&str>) -> anyhow::Result<Self> {
         let args = ["sandbox", "ssh", id, "--json"];
         let shown = world.tombolo(args).run().await?.stdout_text();
         let shown: Value = serde_json::from_str(&shown)?;
         let text = |field: &str| {
             let found = shown.get(field).and_then(Value::as_str);
-            found
-                .map(str::to_owned)
-                .with_context(|| format!("no {field}"))
+            found.with_context(|| format!("no {field}"))
         };
         let port = shown.get("port").and_then(Value::as_u64);
-        let port = port.context("no port")?.to_string();
         let home = TempDir::new()?;
-        let known = format!("tombolo {}\n", text("host_key")?);
-        fs_err::write(home.path().join("known_hosts"), known)?;
-        Ok(Self {
-            user: text("username")?,
-            port,
-            home,
-        })
+        let known = home.path().join("known_hosts");
+        fs_err::write(&known, format!("tombolo {}\n", text("host_key")?))?;
+        let config = format!(
+            "Host sandbox\n  HostName localhost\n  Port {}\n  User {}\n  BatchMode yes\n  \
+             HostKeyAlias tombolo\n  UserKnownHostsFile {}\n  LogLevel ERROR\n",
+            port.context("no port")?,
+            user.unwrap_or(text("username")?),
+            known.display(),
+        );
+        fs_err::write(home.path().join(CONFIG), config)?;
+        Ok(Self { home })
     }
 
-    /// A client of OpenSSH, with nobody's configuration.
+    /// A client of OpenSSH, with nobody else's configuration.
     fn client(&self, program: &str) -> Command {
-        let known = self.home.path().join("known_hosts");
+        self.program(program).args(["-F", CONFIG])
+    }
+
+    /// A program in the directory with the client's files.
+    fn program(&self, program: &str) -> Command {
         Command::new(program)
-            .args([
-                "-F",
-                "none",
-                "-o",
-                "BatchMode=yes",
-                "-o",
-                "HostKeyAlias=tombolo",
-                "-o",
-            ])
-            .arg(format!("UserKnownHostsFile={}", known.display()))
-            .args(["-o", "LogLevel=ERROR", "-o"])
-            .arg(format!("Port={}", self.port))
             .cwd(self.home.path())
             .deadline(PATIENCE)
     }
 
-    fn target(&self) -> String {
-        format!("{}@localhost", self.user)
-    }
-
     async fn ssh(&self, options: &[&str], line: &str) -> anyhow::Result<Output> {
-        let command = self
-            .client("ssh")
-            .args(options)
-            .arg(self.target())
-            .arg(line);
+        let command = self.client("ssh").args(options).arg(SANDBOX).arg(line);
         Ok(command.output().await?)
     }
 }
@@ -125,44 +116,84 @@ async fn clients(world: Arc<World>) -> anyhow::Result<()> {
     let serve = "cd /tmp && setsid python3 -m http.server 8000 > /dev/null 2>&1 & \
                  until curl -s localhost:8000 > /dev/null; do sleep 0.1; done; echo up";
     check(&door.ssh(&["-T"], serve).await?, 0, "up")?;
-    let forward = door
-        .client("ssh")
-        .args(["-W", "localhost:8000"])
-        .arg(door.target());
+    let forward = door.client("ssh").args(["-W", "localhost:8000", SANDBOX]);
     let answer = forward.input("GET / HTTP/1.0\r\n\r\n").run().await?;
     ensure!(
         answer.stdout_text().starts_with("HTTP/1.0 200"),
         "{answer:?}"
     );
-    let stranger = Door {
-        user: "f".repeat(32),
-        ..Door::open(&world, &id).await?
-    };
+    forwarded(&door).await?;
+    mounted(&door).await?;
+    let stranger = Door::open_as(&world, &id, Some(&"f".repeat(32))).await?;
     check(&stranger.ssh(&["-T"], "exit 0").await?, LOST, "")?;
     world.kill(&id).await?;
     check(&door.ssh(&["-T"], "exit 0").await?, LOST, "")
 }
 
-/// Directories there and back by both protocols of `scp`, and a batch of `sftp`.
+/// Directories there and back by both protocols of `scp` and by `rsync`, and a batch of
+/// `sftp`.
 async fn files(door: &Door) -> anyhow::Result<()> {
     let home = door.home.path();
     fs_err::create_dir_all(home.join("sent/below"))?;
     let content: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     fs_err::write(home.join("sent/below/file"), &content)?;
     for (mode, protocol) in [("sftp", "-s"), ("scp", "-O")] {
-        let there = format!("{}:{mode}", door.target());
+        let there = format!("{SANDBOX}:{mode}");
         let scp = || door.client("scp").args([protocol, "-q", "-r"]);
         scp().arg("sent").arg(&there).run().await?;
         scp().arg(&there).arg(mode).run().await?;
         let back = fs_err::read(home.join(mode).join("below/file"))?;
         ensure!(back == content, "{mode} changed a file");
     }
-    let batch = door
-        .client("sftp")
-        .args(["-q", "-b", "-"])
-        .arg(door.target());
+    let rsync = || {
+        let shell = format!("ssh -F {CONFIG}");
+        door.program("rsync").args(["-a", "-e"]).arg(shell)
+    };
+    rsync().args(["sent", "sandbox:rsync"]).run().await?;
+    rsync().args(["sandbox:rsync/", "rsync"]).run().await?;
+    let back = fs_err::read(home.join("rsync/sent/below/file"))?;
+    ensure!(back == content, "rsync changed a file");
+    let batch = door.client("sftp").args(["-q", "-b", "-", SANDBOX]);
     let listed = batch.input("mkdir made\nput sent/below/file made/file\nls made\n");
     let listed = listed.run().await?.stdout_text();
     ensure!(listed.contains("made/file"), "{listed}");
     Ok(())
+}
+
+/// A port of the sandbox as a socket here, through a client in the background.
+async fn forwarded(door: &Door) -> anyhow::Result<()> {
+    let forward = door
+        .client("ssh")
+        .args(["-o", "ExitOnForwardFailure=yes", "-o", "ControlMaster=yes"])
+        .args(["-o", "ControlPath=control", "-f", "-N"])
+        .args(["-L", "here:localhost:8000", SANDBOX]);
+    forward.run().await?;
+    let curl = door
+        .program("curl")
+        .args(["--silent", "--unix-socket", "here", "http://sandbox/"])
+        .args(["--write-out", "%{http_code}", "--output", "page"]);
+    let seen = curl.output().await;
+    let leave = door
+        .client("ssh")
+        .args(["-o", "ControlPath=control", "-O", "exit", SANDBOX]);
+    leave.run().await?;
+    check(&seen?, 0, "200")
+}
+
+/// The sandbox's files as a directory here.
+async fn mounted(door: &Door) -> anyhow::Result<()> {
+    fs_err::create_dir_all(door.home.path().join("mounted"))?;
+    let config = door.home.path().join(CONFIG);
+    let option = format!("ssh_command=ssh -F {}", config.display());
+    let mount = door
+        .program("sshfs")
+        .args(["-o", &option, "sandbox:", "mounted"]);
+    mount.run().await?;
+    let work = "echo written > mounted/by-sshfs && cat mounted/made/file | wc -c";
+    let seen = door.program("sh").args(["-c", work]).output().await;
+    let unmount = door.program("fusermount3").args(["-u", "mounted"]);
+    unmount.run().await?;
+    check(&seen?, 0, "3000000")?;
+    let written = door.ssh(&["-T"], "cat by-sshfs").await?;
+    check(&written, 0, "written")
 }

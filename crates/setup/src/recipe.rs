@@ -78,7 +78,7 @@ pub(crate) const ENGINE_FIRMWARE: [&str; 14] = [
 ];
 
 /// What a sandbox finds installed, beside Debian's essential packages.
-pub(crate) const GUEST_PACKAGES: [&str; 23] = [
+pub(crate) const GUEST_PACKAGES: [&str; 24] = [
     "apt",
     "ca-certificates",
     "curl",
@@ -97,6 +97,7 @@ pub(crate) const GUEST_PACKAGES: [&str; 23] = [
     "python3",
     "python3-pip",
     "python3-venv",
+    "rsync",
     "sudo",
     "tzdata",
     "unzip",
