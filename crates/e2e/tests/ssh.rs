@@ -113,7 +113,7 @@ async fn clients(world: Arc<World>) -> anyhow::Result<()> {
     let args = ["sandbox", "ssh", id.as_str(), "--", "uname", "-s"];
     check(&world.tombolo(args).output().await?, 0, "Linux")?;
     files(&door).await?;
-    let serve = "cd /tmp && setsid python3 -m http.server 8000 > /dev/null 2>&1 & \
+    let serve = "cd /tmp; setsid python3 -m http.server 8000 > /dev/null 2>&1 & \
                  until curl -s localhost:8000 > /dev/null; do sleep 0.1; done; echo up";
     check(&door.ssh(&["-T"], serve).await?, 0, "up")?;
     let forward = door.client("ssh").args(["-W", "localhost:8000", SANDBOX]);
@@ -166,7 +166,7 @@ async fn forwarded(door: &Door) -> anyhow::Result<()> {
         .client("ssh")
         .args(["-o", "ExitOnForwardFailure=yes", "-o", "ControlMaster=yes"])
         .args(["-o", "ControlPath=control", "-f", "-N"])
-        .args(["-L", "here:localhost:8000", SANDBOX]);
+        .args(["-L", "./here:localhost:8000", SANDBOX]);
     forward.run().await?;
     let curl = door
         .program("curl")
