@@ -33,9 +33,17 @@ pub(crate) struct Running {
     #[serde(default)]
     pub(crate) egress_pid: Option<u32>,
     pub(crate) version: String,
-    /// What it runs with. Absent in what an older version wrote.
-    #[serde(default)]
+    /// What it runs with. Absent if another version wrote it, with other settings.
+    #[serde(default, deserialize_with = "settings_of_this_version")]
     pub(crate) settings: Option<Settings>,
+}
+
+fn settings_of_this_version<'de, D>(deserializer: D) -> Result<Option<Settings>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 /// Why the state directory cannot be used.
@@ -371,6 +379,14 @@ mod tests {
         assert!(UpLock::take(&state).unwrap().is_none());
         drop(first);
         assert!(UpLock::take(&state).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_read_without_its_settings() {
+        let other = r#"{"url":"http://h","pid":1,"server_pid":2,"node_pid":3,
+            "version":"0","settings":{"listen":7}}"#;
+        let running: Running = serde_json::from_str(other).unwrap();
+        assert_eq!((running.pid, running.settings), (1, None));
     }
 
     #[test]

@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let failures = Failures::default();
-        for number in 0..2 * ADDRESSES_REMEMBERED as u32 {
-            let address = IpAddr::from(Ipv4Addr::from(number));
+        for number in (0..).take(2 * ADDRESSES_REMEMBERED) {
+            let address = IpAddr::from(Ipv4Addr::from_bits(number));
             failures.count(address, &Limits::STANDARD, Duration::ZERO);
         }
         assert_eq!(failures.addresses.lock().len(), ADDRESSES_REMEMBERED);

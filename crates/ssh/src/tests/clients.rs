@@ -1,3 +1,5 @@
+//! Stock OpenSSH clients against a gateway whose sandbox is this machine.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -23,13 +23,16 @@ pub(super) const SANDBOX: &str = "sbx_ams_test";
 pub(super) const ECHO_PORT: u16 = 7;
 const PIPE_LEN: usize = 4096;
 
+/// A port that a client asked to listen on, and who takes its connections.
+type Forward = (u16, mpsc::Sender<DuplexStream>);
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct World {
     pub(super) closed: CancellationToken,
     pub(super) key: Arc<Mutex<Option<Key>>>,
     pub(super) launches: Arc<Mutex<Vec<Launch>>>,
     /// Where a test connects to what is forwarded from the sandbox.
-    pub(super) forwards: Arc<Mutex<Vec<(u16, mpsc::Sender<DuplexStream>)>>>,
+    pub(super) forwards: Arc<Mutex<Vec<Forward>>>,
 }
 
 impl Backend for World {
@@ -239,7 +242,7 @@ impl Rig {
             .arg(format!("{user}@127.0.0.1"))
             .args(command)
             .env("HOME", self.home.path())
-            .deadline(Duration::from_secs(60))
+            .deadline(Duration::from_mins(1))
     }
 
     pub(super) async fn run(&self, options: &[&str], line: &[&str], input: &[u8]) -> Output {
