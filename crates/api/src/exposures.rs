@@ -20,6 +20,11 @@ pub struct ExposeHttp {
     pub pid: Option<i32>,
 }
 
+/// Asks for a name for VS Code (body of `POST /api/v3/sandbox/{id}/expose/vscode`); the RPC
+/// method `exposeHttp` binds it afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExposeVscode {}
+
 /// The name that was given out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExposedHttp {

@@ -26,6 +26,7 @@ pub mod methods;
 mod processes;
 mod streams;
 mod values;
+mod vscode;
 
 pub use deno::{
     DenoPidParams, DenoProcessParams, DenoReplCallParams, DenoReplEvalParams, DenoWatcherRestart,
@@ -56,3 +57,4 @@ pub use processes::{
 };
 pub use streams::{StreamCancel, StreamChunk, StreamError, StreamReason, StreamSignal};
 pub use values::{Offset, Text, Time};
+pub use vscode::{VscodeParams, VscodeResult};

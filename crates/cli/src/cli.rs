@@ -148,8 +148,12 @@ pub(crate) struct DoctorArgs {
 #[command(after_help = "\
 Examples:
   tombolo setup
+  tombolo setup --with-vscode
   tombolo setup --state-dir /srv/tombolo --json")]
 pub(crate) struct SetupArgs {
+    /// Give sandboxes VS Code too; they keep it until the state directory is removed
+    #[arg(long)]
+    pub(crate) with_vscode: bool,
     #[command(flatten)]
     pub(crate) settings: SettingArgs,
     /// Print where everything is, as JSON

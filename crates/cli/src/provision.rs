@@ -30,9 +30,17 @@ pub(crate) struct Provisioned {
 /// Makes what is missing, with progress on standard error. Does nothing and
 /// takes no time when everything is there.
 pub(crate) fn provision(context: &Context, settings: &Settings) -> Outcome<Provisioned> {
+    provision_with(context, settings, &SetupOptions::new(context.state.root()))
+}
+
+/// The same with something else than what everybody gets.
+pub(crate) fn provision_with(
+    context: &Context,
+    settings: &Settings,
+    options: &SetupOptions,
+) -> Outcome<Provisioned> {
     let progress = for_terminal();
-    let options = SetupOptions::new(context.state.root());
-    let artefacts = tombolo_setup::ensure(&options, &*progress)?;
+    let artefacts = tombolo_setup::ensure(options, &*progress)?;
     let lock = PrepareLock::wait(&context.state, || {
         output::tell("waiting for another command that prepares this machine ...");
     })?;

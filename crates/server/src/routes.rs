@@ -45,6 +45,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(native::list_sandboxes))
         .merge(egress())
         .routes(routes!(exposures::expose_http))
+        .routes(routes!(exposures::expose_vscode))
         .routes(routes!(
             exposures::list_exposures,
             exposures::create_exposure
@@ -77,10 +78,7 @@ fn egress() -> OpenApiRouter<Arc<App>> {
 
 /// What the official clients know and this version does not do.
 fn not_built(mut routes: Router<Arc<App>>) -> Router<Arc<App>> {
-    let posts = [
-        ("/api/v3/sandbox/{id}/expose/vscode", "VS Code"),
-        ("/api/v2/sandboxes/{id}/deploy", "deploying from a sandbox"),
-    ];
+    let posts = [("/api/v2/sandboxes/{id}/deploy", "deploying from a sandbox")];
     for (path, feature) in posts {
         routes = routes.route(path, post(refusal(feature)));
     }

@@ -60,6 +60,7 @@ mod surrogates;
 mod tests;
 mod times;
 mod utf8;
+mod vscode;
 mod write;
 
 use std::sync::Arc;

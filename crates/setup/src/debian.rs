@@ -9,6 +9,7 @@ mod engine;
 mod guest;
 mod host;
 mod image;
+pub(crate) mod vscode;
 
 use std::path::Path;
 
@@ -114,13 +115,19 @@ impl Workshop for Debian {
         &self,
         engine_root: &Path,
         engine: &Engine,
+        with_vscode: bool,
         target: &Path,
         listen: &(dyn Fn(&str) + Sync),
     ) -> Result<(), StepError> {
         let root = target.join("root");
         fs_err::create_dir(target)?;
         let install = self.mmdebstrap("essential", &recipe::GUEST_PACKAGES, &root);
-        guest::make(&install, engine_root, &engine.kernel_release, &root, listen)?;
+        let parts = guest::Parts {
+            engine_root,
+            kernel_release: &engine.kernel_release,
+            with_vscode,
+        };
+        guest::make(&install, parts, &root, listen)?;
         image::make(engine_root, target, &root, listen)
     }
 }

@@ -23,6 +23,8 @@ pub struct SetupOptions {
     /// Another source of Debian packages than the distribution's default, as a
     /// URL or a line of `sources.list`.
     pub mirror: Option<String>,
+    /// Put VS Code into the root image. A state directory that has it keeps it.
+    pub with_vscode: bool,
 }
 
 impl SetupOptions {
@@ -31,6 +33,7 @@ impl SetupOptions {
         Self {
             state_dir: state_dir.into(),
             mirror: None,
+            with_vscode: false,
         }
     }
 
@@ -38,12 +41,18 @@ impl SetupOptions {
         let absolute = std::path::absolute(&self.state_dir);
         Layout::new(absolute.unwrap_or_else(|_| self.state_dir.clone()))
     }
+
+    /// Whether the root image is to have VS Code: wanted now, or made before.
+    fn wants_vscode(&self) -> bool {
+        self.with_vscode || Artefacts::had_vscode(&self.layout().manifest())
+    }
 }
 
 /// What was made before, if all of it is there and current. Reads one small
 /// file and asks for three lengths.
 pub fn find(options: &SetupOptions) -> Option<Artefacts> {
-    Artefacts::current(&options.layout().manifest(), &recipe::key_of_all())
+    let key = recipe::key_of_all(options.wants_vscode());
+    Artefacts::current(&options.layout().manifest(), &key)
 }
 
 /// Makes what is missing. When nothing is, this takes no time, makes no sound
@@ -56,7 +65,8 @@ pub fn ensure(options: &SetupOptions, progress: &dyn Progress) -> Result<Artefac
         return Ok(found);
     }
     let workshop = Debian::new(options)?;
-    with_own_mask(|| ensure_with(&workshop, &options.layout(), progress))?
+    let with_vscode = options.wants_vscode();
+    with_own_mask(|| ensure_with(&workshop, &options.layout(), with_vscode, progress))?
 }
 
 /// Runs work on a thread with the usual file mode mask, whatever the person's
@@ -141,6 +151,7 @@ pub(crate) trait Workshop: Sync {
         &self,
         engine_root: &Path,
         engine: &Engine,
+        with_vscode: bool,
         target: &Path,
         listen: &(dyn Fn(&str) + Sync),
     ) -> Result<(), StepError>;
@@ -151,6 +162,8 @@ pub(crate) trait Workshop: Sync {
 pub(crate) struct Missing {
     pub(crate) engine: bool,
     pub(crate) guest: bool,
+    /// Whether the guest that is missing is one with VS Code.
+    pub(crate) vscode: bool,
 }
 
 /// The name of the root image inside its directory.
@@ -159,9 +172,10 @@ pub(crate) const IMAGE_NAME: &str = "image.qcow2";
 fn ensure_with(
     workshop: &dyn Workshop,
     layout: &Layout,
+    with_vscode: bool,
     progress: &dyn Progress,
 ) -> Result<Artefacts, SetupError> {
-    let key = recipe::key_of_all();
+    let key = recipe::key_of_all(with_vscode);
     let artefacts = layout.artefacts();
     fs_err::create_dir_all(&artefacts).map_err(|e| directory_error(&artefacts, e))?;
     let _lock = lock(layout, progress)?;
@@ -176,13 +190,13 @@ fn ensure_with(
     let known_release = engine_is_there
         .then(|| workshop.inspect(&engine_root).ok())
         .flatten();
+    let guest_of =
+        |engine: &Engine| layout.guest(&recipe::guest_key(&engine.kernel_release, with_vscode));
+    let guest_is_missing = known_release.is_none_or(|engine| !guest_of(&engine).is_dir());
     let missing = Missing {
         engine: !engine_is_there,
-        guest: known_release.is_none_or(|engine| {
-            !layout
-                .guest(&recipe::guest_key(&engine.kernel_release))
-                .is_dir()
-        }),
+        guest: guest_is_missing,
+        vscode: guest_is_missing && with_vscode,
     };
     workshop.prepare(layout, missing, &steps)?;
     if missing.engine {
@@ -197,12 +211,17 @@ fn ensure_with(
             workshop.initramfs(&engine_root, &engine, &initramfs)
         })?;
     }
-    let guest = layout.guest(&recipe::guest_key(&engine.kernel_release));
+    let guest = guest_of(&engine);
     let image = guest.join(IMAGE_NAME);
     if !image.is_file() {
-        steps.run(Step::GUEST, |listen| {
+        let step = if with_vscode {
+            Step::GUEST_WITH_VSCODE
+        } else {
+            Step::GUEST
+        };
+        steps.run(step, |listen| {
             publish::publish(&guest, |path| {
-                workshop.guest(&engine_root, &engine, path, listen)
+                workshop.guest(&engine_root, &engine, with_vscode, path, listen)
             })
         })?;
     }
@@ -215,6 +234,7 @@ fn ensure_with(
             image,
             kernel_release: engine.kernel_release,
             qemu_version: engine.qemu_version,
+            has_vscode: with_vscode,
         })?;
         made.save(&layout.manifest())?;
         Ok(made)
@@ -255,6 +275,11 @@ impl Step {
     const GUEST: Self = Self {
         title: "Make the root image",
         phrase: "make the root image",
+        needs_network: true,
+    };
+    const GUEST_WITH_VSCODE: Self = Self {
+        title: "Make the root image with VS Code",
+        phrase: "make the root image with VS Code",
         needs_network: true,
     };
     const MANIFEST: Self = Self {

@@ -33,6 +33,9 @@ pub struct Artefacts {
     pub qemu_version: String,
     /// The agent's release and content.
     pub agent_version: String,
+    /// Whether the root disk has VS Code.
+    #[serde(default)]
+    pub has_vscode: bool,
     /// The lengths of kernel, initramfs and image, in bytes.
     pub lengths: Lengths,
 }
@@ -59,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) image: PathBuf,
     pub(crate) kernel_release: String,
     pub(crate) qemu_version: String,
+    pub(crate) has_vscode: bool,
 }
 
 impl Artefacts {
@@ -78,6 +82,7 @@ impl Artefacts {
             kernel_release: parts.kernel_release,
             qemu_version: parts.qemu_version,
             agent_version: crate::agent::version(),
+            has_vscode: parts.has_vscode,
             lengths,
         })
     }
@@ -89,6 +94,14 @@ impl Artefacts {
         let found: Self = serde_json::from_slice(&text).ok()?;
         let whole = found.version == VERSION && found.key == key && found.is_whole(manifest);
         whole.then_some(found)
+    }
+
+    /// Whether what was made last, of whatever recipe, has VS Code.
+    pub(crate) fn had_vscode(manifest: &Path) -> bool {
+        let found = fs_err::read(manifest).ok();
+        found
+            .and_then(|text| serde_json::from_slice::<Self>(&text).ok())
+            .is_some_and(|found| found.has_vscode)
     }
 
     pub(crate) fn save(&self, manifest: &Path) -> Result<(), StepError> {

@@ -3,6 +3,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::debian::vscode;
+
 /// The Debian release of the engine and of the guest.
 pub(crate) const SUITE: &str = "trixie";
 
@@ -149,6 +151,47 @@ pub(crate) const LINKS: [(&str, &str); 2] = [
     ("bin/npx", "../lib/node_modules/npm/bin/npx-cli.js"),
 ];
 
+/// VS Code for browsers, from npm: pinned, and verified by its digest. Its own
+/// lock files pin and verify everything it depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CodeServer {
+    pub(crate) version: &'static str,
+    /// What npm calls the integrity: SHA-512 in base64.
+    pub(crate) integrity: &'static str,
+}
+
+pub(crate) const CODE_SERVER: CodeServer = CodeServer {
+    version: "4.139.1",
+    integrity: "sha512-fUYvJVdz4ZoVJfakGiGWXFMpF8K1ObsrpGvX17ZxNpKOzdNHs7lANT670JTr4ZhA8DnWqyvvmFG/d3HV9Yy6ew==",
+};
+
+/// Parts of VS Code that no sandbox uses: assistants that need an account and a
+/// cloud, and what is for other systems.
+pub(crate) const CODE_SERVER_UNNEEDED: [&str; 22] = [
+    "lib/vscode/extensions/copilot",
+    "lib/vscode/node_modules/@github",
+    "lib/vscode/node_modules/@microsoft/mxc-sdk",
+    "lib/vscode/node_modules/@parcel/watcher-linux-x64-musl",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/darwin-arm64",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/darwin-x64",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/linux-arm",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/linux-arm64",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/linux-ia32",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/linux-ppc64",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/linux-riscv64",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/linux-s390x",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/win32-arm64",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/win32-ia32",
+    "lib/vscode/node_modules/@vscode/ripgrep-universal/bin/win32-x64",
+    "lib/vscode/node_modules/@vscode/windows-process-tree",
+    "lib/vscode/node_modules/node-pty/third_party",
+    "lib/vscode/node_modules/node-pty/prebuilds/darwin-arm64",
+    "lib/vscode/node_modules/node-pty/prebuilds/darwin-x64",
+    "lib/vscode/node_modules/node-pty/prebuilds/linux-arm64",
+    "lib/vscode/node_modules/node-pty/prebuilds/win32-arm64",
+    "lib/vscode/node_modules/node-pty/prebuilds/win32-x64",
+];
+
 /// The user that sandboxed code runs as.
 pub(crate) const GUEST_USER: &str = "app";
 pub(crate) const GUEST_UID: u32 = 1000;
@@ -164,6 +207,7 @@ pub(crate) const MODULES: [&str; 3] = ["virtio_blk", "virtio_net", "virtio_rng"]
 const ENGINE_REVISION: u32 = 1;
 const GUEST_REVISION: u32 = 2;
 const INITRAMFS_REVISION: u32 = 1;
+const CODE_SERVER_REVISION: u32 = 1;
 
 const KEY_LEN: usize = 16;
 
@@ -180,12 +224,22 @@ pub(crate) fn engine_key() -> String {
 
 /// The key of the root image. It holds the kernel's modules, so it belongs to
 /// one kernel release.
-pub(crate) fn guest_key(kernel_release: &str) -> String {
+pub(crate) fn guest_key(kernel_release: &str, with_vscode: bool) -> String {
     let (revision, size) = (GUEST_REVISION.to_string(), IMAGE_MIB.to_string());
     let mut parts = vec!["guest", &revision, &size, SUITE, kernel_release, GUEST_USER];
     parts.extend(GUEST_PACKAGES);
     parts.extend(GUEST_EXCLUDED);
     parts.extend(WHEELS.iter().flat_map(|wheel| [wheel.name, wheel.sha256]));
+    let revision = CODE_SERVER_REVISION.to_string();
+    if with_vscode {
+        parts.extend(["vscode", &revision, CODE_SERVER.integrity]);
+        parts.extend(CODE_SERVER_UNNEEDED);
+        parts.extend(
+            vscode::FILES
+                .iter()
+                .flat_map(|(place, text)| [*place, text]),
+        );
+    }
     key(&parts)
 }
 
@@ -198,8 +252,9 @@ pub(crate) fn initramfs_key(kernel_release: &str) -> String {
 }
 
 /// The key of everything together, known before anything is made.
-pub(crate) fn key_of_all() -> String {
-    let (engine, guest, initramfs) = (engine_key(), guest_key(""), initramfs_key(""));
+pub(crate) fn key_of_all(with_vscode: bool) -> String {
+    let guest = guest_key("", with_vscode);
+    let (engine, initramfs) = (engine_key(), initramfs_key(""));
     key(&["all", &engine, &guest, &initramfs])
 }
 
@@ -225,8 +280,10 @@ mod tests {
 
     #[test]
     fn keys_differ_by_what_they_depend_on() {
-        assert_eq!(guest_key("6.12"), guest_key("6.12"));
-        assert_ne!(guest_key("6.12"), guest_key("6.13"));
+        assert_eq!(guest_key("6.12", false), guest_key("6.12", false));
+        assert_ne!(guest_key("6.12", false), guest_key("6.13", false));
+        assert_ne!(guest_key("6.12", false), guest_key("6.12", true));
+        assert_ne!(key_of_all(false), key_of_all(true));
         assert_ne!(initramfs_key("6.12"), initramfs_key("6.13"));
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_eq!(engine_key().len(), KEY_LEN);

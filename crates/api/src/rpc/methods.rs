@@ -101,6 +101,8 @@ pub const FILE_CLOSE: &str = "fileClose";
 
 /// Lets a domain lead to a port of the sandbox.
 pub const EXPOSE_HTTP: &str = "exposeHttp";
+/// Starts VS Code for browsers.
+pub const VSCODE: &str = "vscode";
 
 /// One variable of the sandbox's environment.
 pub const ENV_GET: &str = "envGet";

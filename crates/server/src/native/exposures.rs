@@ -12,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use tombolo_api::error::{ErrorBody, ErrorCode};
 use tombolo_api::exposures::{
-    CreateExposure, CreatedExposure, ExposeHttp, ExposedHttp, ExposureRow,
+    CreateExposure, CreatedExposure, ExposeHttp, ExposeVscode, ExposedHttp, ExposureRow,
 };
 use tombolo_api::native::{INGRESS_METRICS_PATH, SANDBOXES_PATH};
 
@@ -56,6 +56,34 @@ pub(crate) async fn expose_http(
         (port, pid) => Some(one_target(port, pid)?),
     };
     let (exposure, _) = allocate(&app, &handle, target, Access::Public).await?;
+    let domain = app.exposures.domain(&exposure.name);
+    Ok(Json(ExposedHttp { domain }))
+}
+
+/// Give out a name for VS Code
+///
+/// As the official SDK asks for it after the RPC method `vscode` has started VS Code; the RPC
+/// method `exposeHttp` binds the name. Whoever knows it has the sandbox.
+#[utoipa::path(
+    post,
+    path = "/api/v3/sandbox/{id}/expose/vscode",
+    tag = SANDBOXES_TAG,
+    operation_id = "expose_vscode",
+    params(("id" = String, Path, description = "The sandbox's id")),
+    request_body = ExposeVscode,
+    responses(
+        (status = 200, description = "The name", body = ExposedHttp),
+        (status = "default", description = REFUSED, body = ErrorBody),
+    ),
+)]
+pub(crate) async fn expose_vscode(
+    State(app): State<Arc<App>>,
+    member: Member,
+    Path(id): Path<String>,
+    JsonBody(ExposeVscode {}): JsonBody<ExposeVscode>,
+) -> Result<Json<ExposedHttp>, ApiError> {
+    let handle = find_running(&app, &member, &id).await?;
+    let (exposure, _) = allocate(&app, &handle, None, Access::Public).await?;
     let domain = app.exposures.domain(&exposure.name);
     Ok(Json(ExposedHttp { domain }))
 }

@@ -7,7 +7,7 @@ use super::call::Call;
 use super::fault::{self, CallError};
 use super::outgoing::PeerGone;
 use super::reply::Reply;
-use super::{deno, env, expose, fetch, files, handles, listing, processes, read, write};
+use super::{deno, env, expose, fetch, files, handles, listing, processes, read, vscode, write};
 
 /// Runs a call and sends its answer, whatever happens to the sandbox. Only
 /// when nobody is left to answer does it stop without.
@@ -140,6 +140,7 @@ async fn dispatch(method: &str, call: &mut Call) -> Result<Reply, CallError> {
         methods::FILE_UNLOCK => handles::unlock(call).await,
         methods::FILE_CLOSE => handles::close(call).await,
         methods::EXPOSE_HTTP => expose::http(call).await,
+        methods::VSCODE => vscode::start(call).await,
         methods::ENV_GET => env::get(call).await,
         methods::ENV_SET => env::set(call).await,
         methods::ENV_TO_OBJECT => env::to_object(call).await,

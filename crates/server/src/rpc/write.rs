@@ -62,6 +62,16 @@ async fn write(call: &mut Call, encoding: Encoding) -> Result<Reply, CallError> 
     call.null()
 }
 
+/// Writes a file of ours, in the place of one that may be there.
+pub(super) async fn whole(call: &Call, path: &str, content: &[u8]) -> Result<(), CallError> {
+    let open = v1::WriteFileOpen {
+        path: path.to_owned(),
+        create: true,
+        ..v1::WriteFileOpen::default()
+    };
+    send(call, open, Source::Text(content)).await
+}
+
 /// Where the content comes from.
 enum Source<'a> {
     Stream(InboundStream),

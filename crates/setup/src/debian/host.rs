@@ -22,6 +22,7 @@ const PACKAGE_LISTS: &str = "/var/lib/apt/lists";
 /// What the steps take at their widest: packages, unpacked root and image.
 const ENGINE_MIB: u64 = 1_000;
 const GUEST_MIB: u64 = 3_000;
+const VSCODE_MIB: u64 = 1_500;
 /// The initramfs and the manifest.
 const REST_MIB: u64 = 64;
 
@@ -77,7 +78,8 @@ pub(super) fn prepare(
 fn check_space(layout: &Layout, missing: Missing) -> Result<(), SetupError> {
     let needed_mib = REST_MIB
         + if missing.engine { ENGINE_MIB } else { 0 }
-        + if missing.guest { GUEST_MIB } else { 0 };
+        + if missing.guest { GUEST_MIB } else { 0 }
+        + if missing.vscode { VSCODE_MIB } else { 0 };
     let path = layout.artefacts();
     match free_mib(&path) {
         // A file system that does not tell is not a reason to refuse.

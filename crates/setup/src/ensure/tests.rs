@@ -104,13 +104,19 @@ impl Workshop for Fake {
         &self,
         _: &Path,
         _: &Engine,
+        with_vscode: bool,
         target: &Path,
         _: &(dyn Fn(&str) + Sync),
     ) -> Result<(), StepError> {
-        self.make("guest", || {
+        let guest = if with_vscode {
+            "guest with VS Code"
+        } else {
+            "guest"
+        };
+        self.make(guest, || {
             fs_err::create_dir(target)?;
             self.moment();
-            fs_err::write(target.join(IMAGE_NAME), "image")
+            fs_err::write(target.join(IMAGE_NAME), guest)
         })
     }
 }
@@ -118,8 +124,30 @@ impl Workshop for Fake {
 const ALL: [&str; 3] = ["engine", "initramfs", "guest"];
 
 fn run(layout: &Layout, fake: Fake) -> (Result<Artefacts, SetupError>, Vec<&'static str>) {
-    let result = ensure_with(&fake, layout, &Silent);
+    let result = ensure_with(&fake, layout, false, &Silent);
     (result, fake.made())
+}
+
+#[test]
+fn vscode_is_an_extra_that_a_state_directory_keeps() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = SetupOptions::new(directory.path());
+    let layout = options.layout();
+    assert_eq!(run(&layout, Fake::default()).1, ALL);
+    assert!(!options.wants_vscode() && find(&options).is_some());
+
+    let asking = SetupOptions {
+        with_vscode: true,
+        ..options.clone()
+    };
+    assert!(asking.wants_vscode() && find(&asking).is_none());
+    let fake = Fake::default();
+    let made = ensure_with(&fake, &layout, true, &Silent).unwrap();
+    assert!(made.has_vscode);
+    assert_eq!(fake.made(), ["guest with VS Code"]);
+    // Who does not ask gets it too from now on.
+    assert!(options.wants_vscode());
+    assert_eq!(find(&options), Some(made));
 }
 
 fn unfinished(layout: &Layout) -> usize {
@@ -182,7 +210,7 @@ fn a_set_up_that_may_be_killed() {
         ..Fake::default()
     };
     let layout = Layout::new(directory.map_or_else(|| own.path().to_owned(), PathBuf::from));
-    ensure_with(&fake, &layout, &Silent).unwrap();
+    ensure_with(&fake, &layout, false, &Silent).unwrap();
     assert_eq!(fake.moments.into_inner(), MOMENTS);
 }
 
@@ -248,7 +276,7 @@ fn two_at_once_make_everything_once() {
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    ensure_with(&fake, &layout, &Silent).unwrap()
+                    ensure_with(&fake, &layout, false, &Silent).unwrap()
                 })
             })
             .collect();
