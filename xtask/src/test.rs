@@ -197,6 +197,7 @@ pub(crate) fn set_up(binary: &Path) -> anyhow::Result<RunDirectory> {
     let setup = Command::new(binary)
         .inherit_env()
         .arg("setup")
+        .arg("--with-vscode")
         .arg("--state-dir")
         .arg(state.path());
     tools::run(&setup)?;

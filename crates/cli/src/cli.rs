@@ -26,8 +26,8 @@ pub(crate) use ingress::{IngressCommand, RootArgs};
 pub(crate) use network::NetworkArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::{
-    CopyArgs, CreateArgs, ExecArgs, ExposeArgs, ExposuresArgs, ExtendArgs, KillArgs, ListArgs,
-    SandboxCommand, ShellArgs, SshArgs, UnexposeArgs,
+    CodeArgs, CopyArgs, CreateArgs, ExecArgs, ExposeArgs, ExposuresArgs, ExtendArgs, KillArgs,
+    ListArgs, SandboxCommand, ShellArgs, SshArgs, UnexposeArgs,
 };
 pub(crate) use server::{SettingArgs, UpArgs};
 pub(crate) use ssh_key::{AddSshKeyArgs, ListSshKeysArgs, RemoveSshKeyArgs, SshKeyCommand};

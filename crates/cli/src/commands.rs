@@ -1,6 +1,7 @@
 //! What each command does. A command gets its arguments and its context,
 //! prints through `output`, and answers an exit code.
 
+mod code;
 mod completions;
 mod copy;
 mod docs;

@@ -56,7 +56,7 @@ const bytes = (string) => new TextEncoder().encode(string);
 
 /** What an exposed port answers, asked again until it is `enough`. */
 const visit = async (url, enough = (answer) => answer.status === 200) => {
-  const { hostname, port, pathname, host } = new URL(url);
+  const { hostname, port, pathname, search, host } = new URL(url);
   const options = {
     // Names below localhost are not known to every system.
     lookup: (_name, { all }, done) => (all ? done(null, [{ address: "127.0.0.1", family: 4 }]) : done(null, "127.0.0.1", 4)),
@@ -65,7 +65,7 @@ const visit = async (url, enough = (answer) => answer.status === 200) => {
     headers: { host },
   };
   const once = () => new Promise((resolve, reject) => {
-    const request = https.get({ ...options, hostname, port: port || 443, path: pathname }, async (response) => {
+    const request = https.get({ ...options, hostname, port: port || 443, path: pathname + search }, async (response) => {
       resolve({ status: response.statusCode, body: await text(response) });
     });
     request.on("error", reject);
@@ -311,7 +311,28 @@ row("sandbox.exposeSsh", async () => {
   assert.match(username, /^[0-9a-f]{32}$/);
   assert.notEqual((await sb.exposeSsh()).username, username);
 });
-row("sandbox.exposeVscode", () => sb.exposeVscode("/home/app"));
+row("sandbox.exposeVscode", async () => {
+  const editorSettings = { "editor.fontSize": 20 };
+  const options = { env: { MINE: "1" }, editorSettings, disableStopButton: true };
+  const code = await sb.exposeVscode("/home/app", options);
+  const page = await visit(`${code.url}/?folder=/home/app`);
+  assert.match(page.body, /vscode-workbench-web-configuration/);
+  const settings = await fs.readTextFile("/home/app/.local/share/code-server/User/settings.json");
+  assert.equal(JSON.parse(settings)["editor.fontSize"], 20);
+  // The SDK gives VS Code its own token, which must not be anywhere in the sandbox.
+  const look = `cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | sort -u`;
+  const seen = (await shellText(`sudo sh -c "${look}"`)).split("\n");
+  assert.ok(seen.includes("MINE=1"));
+  assert.deepEqual(seen.filter((line) => /SANDBOX_TOKEN|ddo_/.test(line)), []);
+  const output = text(code.stdout);
+  const errors = text(code.stderr);
+  await code.kill();
+  assert.deepEqual(await code.status, { success: true, code: 0, signal: null, oom: false });
+  assert.match(await output, /HTTP server listening on http:\/\/127\.0\.0\.1:\d+/);
+  assert.equal(typeof (await errors), "string");
+  assert.match(String(await errorOf(sb.exposeVscode("/"))), /root/);
+  assert.equal((await errorOf(sb.exposeVscode("/nowhere"))).constructor.name, "NotFound");
+});
 row("sandbox.deploy", () => sb.deploy("app"));
 
 // Processes

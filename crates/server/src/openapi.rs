@@ -169,6 +169,6 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{method} {path}");
             }
         }
-        assert_eq!(names.len(), 33);
+        assert_eq!(names.len(), 34);
     }
 }

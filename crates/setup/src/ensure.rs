@@ -214,12 +214,7 @@ fn ensure_with(
     let guest = guest_of(&engine);
     let image = guest.join(IMAGE_NAME);
     if !image.is_file() {
-        let step = if with_vscode {
-            Step::GUEST_WITH_VSCODE
-        } else {
-            Step::GUEST
-        };
-        steps.run(step, |listen| {
+        steps.run(Step::guest(with_vscode), |listen| {
             publish::publish(&guest, |path| {
                 workshop.guest(&engine_root, &engine, with_vscode, path, listen)
             })
@@ -282,6 +277,14 @@ impl Step {
         phrase: "make the root image with VS Code",
         needs_network: true,
     };
+    fn guest(with_vscode: bool) -> Self {
+        if with_vscode {
+            Self::GUEST_WITH_VSCODE
+        } else {
+            Self::GUEST
+        }
+    }
+
     const MANIFEST: Self = Self {
         title: "Record what was made",
         phrase: "record what was made",

@@ -14,6 +14,7 @@ pub(crate) enum SandboxCommand {
     Exec(ExecArgs),
     Shell(ShellArgs),
     Copy(CopyArgs),
+    Code(CodeArgs),
     Ssh(SshArgs),
     Expose(ExposeArgs),
     Exposures(ExposuresArgs),
@@ -181,6 +182,40 @@ pub(crate) struct SshArgs {
     /// Options of ssh, and the command to run in the sandbox
     #[arg(last = true, value_name = "ARGUMENTS")]
     pub(crate) arguments: Vec<String>,
+}
+
+/// Start VS Code in a sandbox and print its address
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whoever knows the address has the sandbox, unless it is --private. It runs until the sandbox ends or
+it is stopped by its button. The machine needs \"tombolo setup --with-vscode\" once. Extensions come
+from open-vsx.org, which the sandbox has to be allowed to reach, or from .vsix files in the sandbox.
+
+Examples:
+  tombolo sandbox code sbx_ord_0123456789abcdefghjk
+  tombolo sandbox code sbx_ord_0123456789abcdefghjk project --private
+  tombolo sandbox code sbx_ord_0123456789abcdefghjk --extension denoland.vscode-deno")]
+pub(crate) struct CodeArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// The folder to open
+    #[arg(value_name = "FOLDER", default_value = "/home/app")]
+    pub(crate) folder: String,
+    /// An extension's id, or the path of its .vsix file in the sandbox; may be repeated
+    #[arg(long, value_name = "EXTENSION")]
+    pub(crate) extension: Vec<String>,
+    /// A page to show beside the editor
+    #[arg(long, value_name = "URL")]
+    pub(crate) preview: Option<String>,
+    /// Let only those in who have the token that is part of the address
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }
 
 /// Expose a port of a sandbox over HTTP and print its address

@@ -35,13 +35,22 @@ pub(super) async fn expose(context: &Context, args: &ExposeArgs) -> Outcome {
     let url = &created.row.url;
     output::data(url)?;
     if let Some(token) = &created.access_token {
-        output::data(&format!("{url}/?tombolo_access={token}"))?;
+        output::data(&browser_address(&created))?;
         output::tell(&format!(
             "tombolo: this is the only time its token is shown. Clients other than browsers send it \
              as the header: x-tombolo-access: {token}"
         ));
     }
     Ok(())
+}
+
+/// Where a browser is let in: the token of a private exposure is a part of it.
+pub(super) fn browser_address(created: &CreatedExposure) -> String {
+    let url = &created.row.url;
+    match &created.access_token {
+        Some(token) => format!("{url}/?tombolo_access={token}"),
+        None => url.clone(),
+    }
 }
 
 pub(super) async fn list(context: &Context, args: &ExposuresArgs) -> Outcome {

@@ -11,3 +11,4 @@ mod messages;
 mod outputs;
 mod restarts;
 mod uploads;
+mod vscode;

@@ -18,7 +18,7 @@ use super::call::Call;
 use super::fault::CallError;
 use super::guest_call::{Repeat, guest_call};
 use super::reply::Reply;
-use super::{deno, params, processes, signals, write};
+use super::{deno, processes, signals, write};
 use crate::guest::GuestAgent;
 
 const NODE: &str = "/usr/local/bin/node";
@@ -63,6 +63,7 @@ pub(super) async fn start(call: &Call) -> Result<Reply, CallError> {
     ];
     let mut request = code(&params, args.map(str::to_owned).to_vec());
     request.args.push(folder.clone());
+    // What is no folder fails here.
     request.cwd = folder;
     let running = Running::spawn(call, request).await?;
     let port = timeout(START_MAX, port(call, running.pid)).await;
@@ -85,24 +86,20 @@ pub(super) async fn start(call: &Call) -> Result<Reply, CallError> {
 
 fn check_extensions(extensions: &[String]) -> Result<(), CallError> {
     let is_one = |name: &String| !name.is_empty() && !name.starts_with('-');
-    if extensions.len() > EXTENSIONS_MAX {
-        let words = format!("at most {EXTENSIONS_MAX} extensions are installed at once");
-        return Err(ErrorObject::new("TypeError", words).into());
-    }
-    match extensions.iter().find(|name| !is_one(name)) {
-        None => Ok(()),
-        Some(name) => Err(params::invalid(
-            &["extensions"],
-            "an extension's id or a path",
-            name,
-        )),
-    }
+    let words = match extensions.iter().find(|name| !is_one(name)) {
+        Some(name) => format!("\"{name}\" is neither an extension's id nor a path"),
+        None if extensions.len() > EXTENSIONS_MAX => {
+            format!("at most {EXTENSIONS_MAX} extensions are installed at once")
+        }
+        None => return Ok(()),
+    };
+    Err(ErrorObject::new("TypeError", words).into())
 }
 
 /// Says what to do where there is no VS Code.
 async fn check_installed(call: &Call) -> Result<(), CallError> {
-    match stat(call, ENTRY).await {
-        Ok(_) => Ok(()),
+    match find(call, ENTRY).await {
+        Ok(()) => Ok(()),
         Err(status) if OsError::from_status(&status).is_some_and(|error| error.errno == ENOENT) => {
             let words = "This sandbox has no VS Code: run \"tombolo setup --with-vscode\" on the \
                          machine that runs it, start \"tombolo up\" anew, and create another sandbox";
@@ -112,7 +109,7 @@ async fn check_installed(call: &Call) -> Result<(), CallError> {
     }
 }
 
-async fn stat(call: &Call, path: &str) -> Result<v1::FileInfo, Status> {
+async fn find(call: &Call, path: &str) -> Result<(), Status> {
     let request = v1::StatRequest {
         path: path.to_owned(),
         follow_symlinks: true,
@@ -123,34 +120,25 @@ async fn stat(call: &Call, path: &str) -> Result<v1::FileInfo, Status> {
         request,
         |mut agent, request| async move { agent.stat(request).await },
     )
-    .await
+    .await?;
+    Ok(())
 }
 
 /// The folder to open, as a path that is one wherever VS Code looks from.
 async fn folder(call: &Call, path: &str) -> Result<String, CallError> {
-    /// The bits of a mode that say what a file is, and what they are of a directory (POSIX).
-    const KIND: u32 = 0o170_000;
-    const DIRECTORY: u32 = 0o040_000;
     let request = v1::PathRequest {
         path: path.to_owned(),
     };
     let real = call.guest_read(request, |mut agent, request| async move {
         agent.real_path(request).await
     });
-    let real = real.await?.path;
-    if stat(call, &real).await?.mode & KIND == DIRECTORY {
-        return Ok(real);
-    }
-    let words = format!("Not a directory (os error 20): open '{path}'");
-    Err(ErrorObject::new("NotADirectory", words)
-        .with_code("ENOTDIR")
-        .into())
+    Ok(real.await?.path)
 }
 
 /// Writes the settings that a client asks for, and ours where there are none. What a
 /// person chose in VS Code stays.
 async fn settle(call: &Call, asked: Option<Map<String, Value>>) -> Result<(), CallError> {
-    if asked.is_none() && stat(call, SETTINGS).await.is_ok() {
+    if asked.is_none() && find(call, SETTINGS).await.is_ok() {
         return Ok(());
     }
     let text = settings(asked.unwrap_or_default())?;
@@ -174,7 +162,7 @@ fn settings(asked: Map<String, Value>) -> Result<String, CallError> {
     for (name, value) in [
         ("chat.disableAIFeatures", json!(true)),
         ("extensions.autoCheckUpdates", json!(false)),
-        ("extensions.autoUpdate", json!(false)),
+        ("extensions.autoUpdate", json!("off")),
         ("telemetry.telemetryLevel", json!("off")),
         ("workbench.enableExperiments", json!(false)),
         (

@@ -50,7 +50,6 @@ async fn what_is_not_built_says_so() {
     let world = World::new().await;
     let id = "sbx_ord_1at5nn58e77rtd11e3k3";
     let cases = [
-        (Method::POST, format!("/api/v3/sandbox/{id}/expose/vscode")),
         (Method::POST, format!("/api/v2/sandboxes/{id}/deploy")),
         (Method::GET, "/api/v2/apps".to_owned()),
         (Method::POST, "/api/v2/apps".to_owned()),

@@ -50,7 +50,7 @@ const FAULTS: &[(&str, &str, i32)] = &[
     (
         r#"{"jsonrpc":"2.0","id":1,"method":"vscode","params":{}}"#,
         "1",
-        -32601,
+        -32602,
     ),
     (
         r#"{"jsonrpc":"2.0","id":1,"method":"$sandbox.stream.start"}"#,
