@@ -13,6 +13,7 @@ use crate::files::{Files, Handles};
 use crate::process::{Process, Processes, Spawner};
 use crate::trust::JavaStore;
 use crate::walk::Turns;
+use crate::watch::Watches;
 
 /// Everything that calls act on.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Agent {
     pub(crate) files: Files,
     pub(crate) handles: Handles,
     pub(crate) turns: Turns,
+    pub(crate) watches: Watches,
     /// To programs that listen in the guest.
     pub(crate) connections: Connections,
     pub(crate) deno: Deno,

@@ -1,10 +1,13 @@
-//! Connections of the host to programs that listen in the guest, each a call
-//! whose two streams are the two directions of a TCP connection over the
-//! guest's own loopback.
+//! Connections between the host and programs of the guest, each a call whose
+//! two streams are the two directions of a TCP connection over the guest's own
+//! loopback. Programs that listen are connected to; those that connect to where
+//! the host listens ([`listen`]) are taken up.
 //!
 //! A direction ends on its own: the end of the request is a FIN to the program,
 //! the end of the answer is the program's. What neither side reads waits in the
 //! kernel and in the call's window, so nothing here grows.
+
+mod listen;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
@@ -22,12 +25,14 @@ use tokio::time::Instant;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1::dial_chunk::Part;
 use tombolo_guest_proto::v1::dial_target::To;
-use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget};
+use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget, ListenEvent};
 use tonic::{Status, Streaming};
 
 use crate::deno::listeners::Search;
 use crate::fault::{CallError, Cause, at};
 use crate::log::log;
+
+use listen::Listeners;
 
 const OPERATION: &str = "connect";
 /// Connections of the host at one time.
@@ -45,6 +50,8 @@ const ADDRESSES: [IpAddr; 2] = [
 pub(crate) enum Target {
     Port(NonZero<u16>),
     Process(i32),
+    /// A connection that waits, by its number.
+    Accepted(u64),
 }
 
 impl Target {
@@ -61,6 +68,7 @@ impl Target {
                 .map(Self::Port)
                 .ok_or_else(|| wrong("a port is from 1 to 65535")),
             To::Pid(pid) => Ok(Self::Process(pid)),
+            To::Accepted(number) => Ok(Self::Accepted(number)),
         }
     }
 }
@@ -69,12 +77,14 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct Connections {
     slots: Arc<Semaphore>,
+    listeners: Listeners,
 }
 
 impl Default for Connections {
     fn default() -> Self {
         Self {
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            listeners: Listeners::default(),
         }
     }
 }
@@ -87,17 +97,35 @@ pub(crate) struct Connection {
 }
 
 impl Connections {
-    /// Connects to whoever listens.
+    /// Connects to whoever listens, or takes up a connection that waits.
     pub(crate) async fn open(&self, target: Target) -> Result<Connection, Status> {
+        if let Target::Accepted(number) = target {
+            return Ok(self.listeners.take(number)?);
+        }
         let full = |_full| CallError::errno(OPERATION, "", Errno::MFILE);
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(full)?;
         let stream = match target {
             Target::Port(port) => dial(&ADDRESSES.map(|ip| SocketAddr::new(ip, port.get()))).await,
             Target::Process(pid) => dial(&[listener_of(pid).await?]).await,
+            Target::Accepted(_) => Err(CallError::errno(OPERATION, "", Errno::NOTCONN)),
         }?;
+        Ok(Connection::new(stream, slot).map_err(at(OPERATION, ""))?)
+    }
+
+    /// Listens for programs until the answer is dropped. Port 0 takes a free one.
+    pub(crate) async fn listen(
+        &self,
+        port: u32,
+    ) -> Result<impl Stream<Item = Result<ListenEvent, Status>> + Send + use<>, CallError> {
+        self.listeners.open(port, Arc::clone(&self.slots)).await
+    }
+}
+
+impl Connection {
+    fn new(stream: TcpStream, slot: OwnedSemaphorePermit) -> Result<Self, std::io::Error> {
         // What a program writes is to be seen when it writes it.
-        stream.set_nodelay(true).map_err(at(OPERATION, ""))?;
-        Ok(Connection { stream, slot })
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, slot })
     }
 }
 

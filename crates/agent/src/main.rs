@@ -24,6 +24,7 @@ mod system;
 mod trust;
 mod users;
 mod walk;
+mod watch;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ use process::{KernelKills, Processes, Spawner, reap_forever};
 use service::AgentService;
 use users::FindAccountError;
 use walk::Turns;
+use watch::Watches;
 
 const USER: &str = "app";
 const HOME: &str = "/home/app";
@@ -161,6 +163,7 @@ fn run() -> Result<(), RunError> {
         files: Files::new(options.home.into()),
         handles: Handles::default(),
         turns: Turns::default(),
+        watches: Watches::default(),
         connections: Connections::default(),
         deno: Deno::prepare(scripts),
         personalized: AtomicBool::new(false),

@@ -21,6 +21,7 @@ use crate::network;
 use crate::process::{OutputReader, feed};
 use crate::system;
 use crate::walk::walk;
+use crate::watch::watch;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -75,6 +76,8 @@ impl Contract for AgentService {
     type WalkStream = Answers<v1::WalkEntryBatch>;
     type ExpandGlobStream = Answers<v1::WalkEntryBatch>;
     type DialStream = Answers<v1::DataChunk>;
+    type WatchStream = Answers<v1::WatchEventBatch>;
+    type ListenStream = Answers<v1::ListenEvent>;
 
     async fn hello(&self, _: Request<v1::HelloRequest>) -> Answer<v1::HelloReply> {
         answer(v1::HelloReply {
@@ -352,6 +355,12 @@ impl Contract for AgentService {
         answer(Box::pin(batches))
     }
 
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let request = request.into_inner();
+        let batches = watch(&self.agent.files, &self.agent.watches, request).await?;
+        answer(Box::pin(batches))
+    }
+
     async fn open(&self, request: Request<v1::OpenRequest>) -> Answer<v1::OpenReply> {
         let request = request.into_inner();
         let handle = self.agent.handles.open(&self.agent.files, request).await?;
@@ -434,5 +443,10 @@ impl Contract for AgentService {
         let target = Target::named(first.as_ref())?;
         let connection = self.agent.connections.open(target).await?;
         answer(Box::pin(connect::join(connection, chunks)))
+    }
+
+    async fn listen(&self, request: Request<v1::ListenRequest>) -> Answer<Self::ListenStream> {
+        let port = request.into_inner().port;
+        answer(Box::pin(self.agent.connections.listen(port).await?))
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use tombolo_e2e::{World, with_world};
 use tombolo_proc::{Command, Output};
 
@@ -196,4 +198,41 @@ async fn mounted(door: &Door) -> anyhow::Result<()> {
     check(&seen?, 0, "3000000")?;
     let written = door.ssh(&["-T"], "cat by-sshfs").await?;
     check(&written, 0, "written")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_reaches_what_a_client_forwards() {
+    with_world(LIMIT, remote_forward).await;
+}
+
+/// A service beside the client is `localhost` in the sandbox, for as long as the
+/// client is there.
+async fn remote_forward(world: Arc<World>) -> anyhow::Result<()> {
+    let id = world.create().await?;
+    let door = Door::open(&world, &id).await?;
+    let served = TcpListener::bind("127.0.0.1:0").await?;
+    let forward = format!("8099:{}", served.local_addr()?);
+    let content: Vec<u8> = (0..2_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = served.accept().await {
+            stream.write_all(&content).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    let visits = "\
+import socket
+for host in '127.0.0.1', '::1', 'localhost':
+    with socket.create_connection((host, 8099)) as stream:
+        got = b''.join(iter(lambda: stream.recv(65536), b''))
+    print(host, got == bytes(at % 251 for at in range(2_000_000)))
+";
+    let line = format!("python3 -c \"{visits}\"");
+    let options = ["-T", "-o", "ExitOnForwardFailure=yes", "-R", &forward];
+    let output = door.ssh(&options, &line).await?;
+    check(&output, 0, "127.0.0.1 True\n::1 True\nlocalhost True")?;
+    // It ends with the client.
+    let output = door.ssh(&["-T"], "exec 3<>/dev/tcp/127.0.0.1/8099").await?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    serving.abort();
+    world.kill(&id).await
 }

@@ -143,8 +143,13 @@ impl Sandbox for Entered {
         })
     }
 
-    async fn listen(&self, _: u16) -> Result<Forwarded<GuestStream>, ListenError> {
-        Err(ListenError::Unsupported)
+    async fn listen(&self, port: u16) -> Result<Forwarded<GuestStream>, ListenError> {
+        let listening = self.handle.agent().listen(port).await;
+        let listening = listening.map_err(|status| ListenError(status.into()))?;
+        Ok(Forwarded {
+            port: listening.port,
+            streams: listening.streams,
+        })
     }
 }
 

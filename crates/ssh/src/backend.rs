@@ -209,9 +209,5 @@ pub enum ConnectError {
 
 /// A port is not forwarded.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    #[error("the sandbox cannot listen there")]
-    Refused(#[source] Cause),
-    #[error("this server does not forward ports from sandboxes")]
-    Unsupported,
-}
+#[error("the sandbox cannot listen there: {0}")]
+pub struct ListenError(#[source] pub Cause);

@@ -5,16 +5,24 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tombolo_guest_proto::v1::dial_chunk::Part;
 use tombolo_guest_proto::v1::dial_target::To;
-use tombolo_guest_proto::v1::{KillRequest, OsError, SpawnRequest, WaitReply};
+use tombolo_guest_proto::v1::listen_event::Event;
+use tombolo_guest_proto::v1::{
+    KillRequest, ListenEvent, OsError, SpawnRequest, WaitReply, WatchEvent, WatchRequest,
+};
 use tonic::Status;
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
+const EADDRINUSE: i32 = 98;
+const ENOTCONN: i32 = 107;
 const ECONNREFUSED: i32 = 111;
+/// Where the host listens if any port will do.
+pub const FREE_PORT: u16 = 40_000;
 /// The first pid that is handed out.
 const FIRST_PID: i32 = 100;
 
@@ -64,6 +72,13 @@ struct State {
     /// Where the programs are that listen in the guest, by what they are
     /// connected to for.
     listeners: BTreeMap<Listens, SocketAddr>,
+    /// Where programs of the guest reach the ports at which the host listens: in
+    /// truth at addresses of the test's own.
+    listening: BTreeMap<u16, SocketAddr>,
+    /// Their connections, until the host takes them up.
+    accepted: BTreeMap<u64, TcpStream>,
+    accepted_count: u64,
+    watchers: Vec<(WatchRequest, mpsc::UnboundedSender<Vec<WatchEvent>>)>,
 }
 
 /// What a program of the guest is connected to for.
@@ -115,6 +130,101 @@ impl FakeAgent {
         self.lock().listeners.insert(listens, address);
     }
 
+    /// What is being watched.
+    #[must_use]
+    pub fn watches(&self) -> Vec<WatchRequest> {
+        let mut state = self.lock();
+        state.watchers.retain(|(_, watcher)| !watcher.is_closed());
+        let requests = state.watchers.iter().map(|(request, _)| request.clone());
+        requests.collect()
+    }
+
+    /// Tells everybody who watches.
+    pub fn change(&self, events: &[WatchEvent]) {
+        let mut state = self.lock();
+        let tell = |watcher: &mpsc::UnboundedSender<_>| watcher.send(events.to_vec()).is_ok();
+        state.watchers.retain(|(_, watcher)| tell(watcher));
+    }
+
+    /// Ends every watch, as when nothing is there any more.
+    pub fn end_watches(&self) {
+        self.lock().watchers.clear();
+    }
+
+    /// Only files can be watched here.
+    pub(crate) fn watch(
+        &self,
+        request: WatchRequest,
+    ) -> Result<UnboundedReceiverStream<Vec<WatchEvent>>, Status> {
+        let mut state = self.lock();
+        if !state.files.contains_key(&request.path) {
+            return Err(not_found("watch", &request.path));
+        }
+        let (watcher, changes) = mpsc::unbounded_channel();
+        state.watchers.push((request, watcher));
+        Ok(UnboundedReceiverStream::new(changes))
+    }
+
+    /// Where to connect to as a program of the guest that connects to a port at
+    /// which the host listens.
+    #[must_use]
+    pub fn listening(&self, port: u16) -> Option<SocketAddr> {
+        self.lock().listening.get(&port).copied()
+    }
+
+    /// Listens in the guest until nobody wants to hear of it. Any port is
+    /// [`FREE_PORT`].
+    pub(crate) async fn listen_for_host(
+        &self,
+        port: u32,
+    ) -> Result<ReceiverStream<Result<ListenEvent, Status>>, Status> {
+        let wrong = |_| Status::invalid_argument("no such port");
+        let port = u16::try_from(port).map_err(wrong)?;
+        let port = if port == 0 { FREE_PORT } else { port };
+        if self.listening(port).is_some() {
+            return Err(os_error(EADDRINUSE, "listen"));
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        self.lock().listening.insert(port, listener.local_addr()?);
+        let (events, told) = mpsc::channel(1);
+        let place = Place {
+            agent: self.clone(),
+            port,
+        };
+        let told_first = events.try_send(Ok(event(Event::Port(port.into()))));
+        told_first.map_err(|_full| Status::internal("a new channel takes no message"))?;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = place.agent.accept(listener, &events) => {}
+                () = events.closed() => {}
+            }
+        });
+        Ok(ReceiverStream::new(told))
+    }
+
+    async fn accept(
+        &self,
+        listener: TcpListener,
+        events: &mpsc::Sender<Result<ListenEvent, Status>>,
+    ) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let number = {
+                let mut state = self.lock();
+                state.accepted_count += 1;
+                let number = state.accepted_count;
+                state.accepted.insert(number, stream);
+                number
+            };
+            if events
+                .send(Ok(event(Event::Accepted(number))))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
     pub(crate) async fn connect(&self, first: Option<Part>) -> Result<TcpStream, Status> {
         let to = match first {
             Some(Part::Target(target)) => target.to,
@@ -123,6 +233,10 @@ impl FakeAgent {
         let listens = match to {
             Some(To::Port(port)) => Listens::OnPort(port),
             Some(To::Pid(pid)) => Listens::AsProcess(pid),
+            Some(To::Accepted(number)) => {
+                let taken = self.lock().accepted.remove(&number);
+                return taken.ok_or_else(|| os_error(ENOTCONN, "connect"));
+            }
             None => return Err(Status::invalid_argument("no target is named")),
         };
         let address = self.lock().listeners.get(&listens).copied();
@@ -190,6 +304,32 @@ impl FakeAgent {
         }));
         Ok(())
     }
+}
+
+/// A port at which the host listens until this is dropped.
+struct Place {
+    agent: FakeAgent,
+    port: u16,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.agent.lock().listening.remove(&self.port);
+    }
+}
+
+fn event(event: Event) -> ListenEvent {
+    ListenEvent { event: Some(event) }
+}
+
+fn os_error(errno: i32, operation: &str) -> Status {
+    OsError {
+        errno,
+        operation: operation.to_owned(),
+        path: String::new(),
+        kind: String::new(),
+    }
+    .into_status(format!("{operation} failed (os error {errno})"))
 }
 
 fn not_found(operation: &str, path: &str) -> Status {

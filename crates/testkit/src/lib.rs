@@ -8,7 +8,7 @@ mod service;
 mod socket;
 mod wait;
 
-pub use agent::{FakeAgent, Listens, Process, Script};
+pub use agent::{FREE_PORT, FakeAgent, Listens, Process, Script};
 pub use egress::{CarriedSandbox, FakeEgress, OpenedSecret};
 pub use node::{CreateBehaviour, FakeNode};
 pub use wait::{WAIT_MAX, eventually, within};

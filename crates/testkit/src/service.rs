@@ -233,6 +233,8 @@ agent_service! {
         type WalkStream = Answers<guest::WalkEntryBatch>;
         type ExpandGlobStream = Answers<guest::WalkEntryBatch>;
         type DialStream = Answers<guest::DataChunk>;
+        type WatchStream = Answers<guest::WatchEventBatch>;
+        type ListenStream = Answers<guest::ListenEvent>;
 
         async fn hello(
             &self,
@@ -315,6 +317,25 @@ agent_service! {
             let first = chunks.message().await?.and_then(|chunk| chunk.part);
             let program = agent.connect(first).await?;
             Ok(Response::new(join(program, chunks)))
+        }
+
+        async fn listen(
+            &self,
+            request: Request<guest::ListenRequest>,
+        ) -> Result<Response<Self::ListenStream>, Status> {
+            let agent = self.agent(request.metadata())?;
+            let events = agent.listen_for_host(request.into_inner().port).await?;
+            Ok(Response::new(Box::pin(events)))
+        }
+
+        async fn watch(
+            &self,
+            request: Request<guest::WatchRequest>,
+        ) -> Result<Response<Self::WatchStream>, Status> {
+            let agent = self.agent(request.metadata())?;
+            let changes = agent.watch(request.into_inner())?;
+            let batches = changes.map(|events| Ok(guest::WatchEventBatch { events }));
+            Ok(Response::new(Box::pin(batches)))
         }
 
         async fn read_file(

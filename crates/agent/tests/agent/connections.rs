@@ -1,4 +1,5 @@
-//! Connections of the host to programs that listen in the guest.
+//! Connections of the host to programs that listen in the guest, and of programs
+//! to where the host listens.
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -9,7 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1::dial_chunk::Part;
 use tombolo_guest_proto::v1::dial_target::To;
-use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget};
+use tombolo_guest_proto::v1::listen_event::Event;
+use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget, ListenEvent, ListenRequest};
 use tonic::{Status, Streaming};
 
 use crate::support::{Guest, command, errno, failure, within};
@@ -123,6 +125,7 @@ async fn what_is_not_there_is_told() {
         (target(To::Port(closed.into())), Errno::CONNREFUSED),
         (target(To::Pid(pid)), Errno::CONNREFUSED),
         (target(To::Pid(-1)), Errno::SRCH),
+        (target(To::Accepted(1)), Errno::NOTCONN),
     ];
     for (first, expected) in refused {
         let opened = open(&guest, first.clone()).await.map(drop);
@@ -167,4 +170,110 @@ async fn a_process_is_reached_where_it_listens() {
     within(output.message()).await.unwrap().unwrap();
     let (_sender, mut answer) = open(&guest, target(To::Pid(pid))).await.unwrap();
     assert_eq!(rest(&mut answer).await, b"here");
+}
+
+/// Where the agent listens, and what it tells.
+async fn listening(guest: &Guest, port: u32) -> Result<(u16, Streaming<ListenEvent>), Status> {
+    let request = ListenRequest { port };
+    let mut events = within(guest.client.clone().listen(request))
+        .await?
+        .into_inner();
+    match next(&mut events).await {
+        Some(Event::Port(port)) => Ok((port.try_into().unwrap(), events)),
+        other => panic!("{other:?} is no port"),
+    }
+}
+
+async fn next(events: &mut Streaming<ListenEvent>) -> Option<Event> {
+    let event = within(events.message()).await.unwrap();
+    event.and_then(|event| event.event)
+}
+
+async fn accepted(events: &mut Streaming<ListenEvent>) -> u64 {
+    match next(events).await {
+        Some(Event::Accepted(number)) => number,
+        other => panic!("{other:?} is no connection"),
+    }
+}
+
+#[tokio::test]
+async fn programs_reach_where_the_host_listens() {
+    let guest = Guest::start().await;
+    let (port, mut events) = listening(&guest, 0).await.unwrap();
+    for address in ["127.0.0.1", "::1"] {
+        let mut program = TcpStream::connect((address, port)).await.unwrap();
+        let number = accepted(&mut events).await;
+        let (sender, mut answer) = open(&guest, target(To::Accepted(number))).await.unwrap();
+        sender.send(data(b"question")).await.unwrap();
+        drop(sender);
+        let mut heard = Vec::new();
+        within(program.read_to_end(&mut heard)).await.unwrap();
+        assert_eq!(heard, b"question", "{address}");
+        program.write_all(b"answer").await.unwrap();
+        drop(program);
+        assert_eq!(rest(&mut answer).await, b"answer", "{address}");
+        // Once.
+        let again = open(&guest, target(To::Accepted(number))).await.map(drop);
+        assert_eq!(errno(&again), Errno::NOTCONN.raw_os_error());
+    }
+}
+
+#[tokio::test]
+async fn a_port_is_one_listeners_until_its_call_ends() {
+    let guest = Guest::start().await;
+    let (port, mut events) = listening(&guest, 0).await.unwrap();
+    let again = listening(&guest, port.into()).await.map(drop);
+    assert_eq!(errno(&again), Errno::ADDRINUSE.raw_os_error());
+    let wide = listening(&guest, 65_536).await.map(drop);
+    assert_eq!(failure(wide).kind, "invalid_argument");
+
+    let mut waits = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let waiting = accepted(&mut events).await;
+    let mut taken = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let number = accepted(&mut events).await;
+    let (sender, _answer) = open(&guest, target(To::Accepted(number))).await.unwrap();
+    drop(events);
+    // Who waits is hung up on, who was taken up is not.
+    within(waits.read_to_end(&mut Vec::new()))
+        .await
+        .map(drop)
+        .unwrap_or_default();
+    let gone = open(&guest, target(To::Accepted(waiting))).await.map(drop);
+    assert_eq!(errno(&gone), Errno::NOTCONN.raw_os_error());
+    sender.send(data(b"still here")).await.unwrap();
+    let mut heard = [0; 10];
+    within(taken.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"still here");
+    listening(&guest, port.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_for_the_host_is_bounded() {
+    let guest = Guest::start().await;
+    let (port, mut events) = listening(&guest, 0).await.unwrap();
+    let mut programs = Vec::new();
+    for _ in 0..40 {
+        programs.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let mut numbers = Vec::new();
+    for _ in 0..32 {
+        numbers.push(accepted(&mut events).await);
+    }
+    // The next is accepted when one is taken up.
+    let taken = open(&guest, target(To::Accepted(numbers[0])))
+        .await
+        .unwrap();
+    let next = accepted(&mut events).await;
+    assert!(!numbers.contains(&next));
+    drop(taken);
+
+    let mut listeners = Vec::new();
+    let full = loop {
+        match listening(&guest, 0).await {
+            Ok(listener) => listeners.push(listener),
+            Err(status) => break Err::<(), _>(status),
+        }
+    };
+    assert_eq!(errno(&full), Errno::MFILE.raw_os_error());
+    assert_eq!(listeners.len(), 63);
 }

@@ -18,3 +18,4 @@ mod support;
 mod system;
 mod terminals;
 mod walks;
+mod watches;

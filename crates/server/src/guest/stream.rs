@@ -1,5 +1,4 @@
-//! A connection to a program that listens in a guest, as one stream of bytes
-//! both ways. HTTP and port forwards are carried by these.
+//! A connection with a program of a guest, as one stream of bytes both ways. HTTP and port forwards are carried by these.
 //!
 //! What is not read waits in the call's window and then in the guest, so a
 //! connection holds no more than a few chunks here.
@@ -71,11 +70,20 @@ impl From<Status> for ConnectGuestError {
 impl GuestAgent {
     /// Connects to a program. Waits as long as the guest takes.
     pub(crate) async fn connect(&self, target: Target) -> Result<GuestStream, ConnectGuestError> {
-        let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let to = match target {
             Target::Port(port) => To::Port(port.get().into()),
             Target::Process(pid) => To::Pid(pid),
         };
+        self.dial(to).await
+    }
+
+    /// Takes up a connection that a program made, by the number that it was told by.
+    pub(super) async fn take(&self, number: u64) -> Result<GuestStream, ConnectGuestError> {
+        self.dial(To::Accepted(number)).await
+    }
+
+    async fn dial(&self, to: To) -> Result<GuestStream, ConnectGuestError> {
+        let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let first = Part::Target(DialTarget { to: Some(to) });
         let first = DialChunk { part: Some(first) };
         sender

@@ -1,14 +1,18 @@
 //! SSH as the stock client meets it, before sandboxes of the test's own.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tombolo_guest_proto::v1::WaitReply;
 use tombolo_proc::{Command, Output};
 use tombolo_ssh::Limits;
-use tombolo_testkit::Script;
+use tombolo_testkit::{FREE_PORT, FakeAgent, Script, eventually, within};
 
 use super::harness::{Socket, World};
 use crate::config::SshOptions;
@@ -57,8 +61,13 @@ impl World {
     }
 
     async fn ssh(&self, user: &str, options: &[&str], line: &str) -> Output {
+        let command = self.ssh_command(user, options).arg(line);
+        command.output().await.unwrap()
+    }
+
+    fn ssh_command(&self, user: &str, options: &[&str]) -> Command {
         let address = self.server.as_ref().unwrap().addresses().ssh.unwrap();
-        let command = Command::new("ssh")
+        Command::new("ssh")
             .args([
                 "-F",
                 "none",
@@ -77,9 +86,7 @@ impl World {
             .args(["-p", &address.port().to_string()])
             .args(options)
             .arg(format!("{user}@127.0.0.1"))
-            .arg(line)
-            .deadline(Duration::from_mins(1));
-        command.output().await.unwrap()
+            .deadline(Duration::from_mins(1))
     }
 }
 
@@ -176,4 +183,46 @@ async fn what_is_no_key_is_refused() {
         let answer = world.send(Method::POST, KEYS, &world.token, body).await;
         assert_eq!(answer.status, 400, "{key}: {answer:?}");
     }
+}
+
+/// What a program of the guest is answered through a forwarded port that is not
+/// at `before`, and where that is.
+async fn visit(agent: &FakeAgent, before: Option<SocketAddr>) -> (String, SocketAddr) {
+    let there = || async {
+        let there = agent.listening(FREE_PORT);
+        there.filter(|there| Some(*there) != before)
+    };
+    let address = eventually("the port is forwarded", there).await;
+    let mut program = TcpStream::connect(address).await.unwrap();
+    let mut heard = String::new();
+    let answer = program.read_to_string(&mut heard);
+    within("an answer", answer).await.unwrap();
+    (heard, address)
+}
+
+#[tokio::test]
+async fn a_remote_forward_outlives_the_node_and_ends_with_its_client() {
+    let mut world = World::new().await;
+    let socket = world.with_shell().await;
+    let agent = world.node.agent(&socket.id()).unwrap();
+    let name = username(&world.expose_ssh(&socket.id()).await);
+    let served = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let forward = format!("0:{}", served.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = served.accept().await {
+            stream.write_all(b"from outside").await.unwrap();
+        }
+    });
+    let options = ["-N", "-o", "ExitOnForwardFailure=yes", "-R", &forward];
+    let client = world.ssh_command(&name, &options);
+    let client = client.spawn(Stdio::null(), Stdio::null(), Stdio::inherit());
+    let (heard, address) = visit(&agent, None).await;
+    assert_eq!(heard, "from outside");
+    world.node.restart().unwrap();
+    let (heard, _) = visit(&agent, Some(address)).await;
+    assert_eq!(heard, "from outside");
+    drop(client);
+    let gone = || async { agent.listening(FREE_PORT).is_none().then_some(()) };
+    eventually("the port is not forwarded any more", gone).await;
+    serving.abort();
 }

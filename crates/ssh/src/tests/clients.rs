@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tombolo_proc::{Command, Output};
 
-use super::rig::{ECHO_PORT, Rig, SANDBOX, USER};
+use super::rig::{ECHO_PORT, FREE_PORT, Rig, SANDBOX, TAKEN_PORT, USER};
 use crate::{Limits, Program, Terminal};
 
 /// What OpenSSH's client answers when it has no connection, or loses it.
@@ -223,6 +223,22 @@ async fn remote_forwards_reach_the_client() {
         rig.world.closed.cancel();
     };
     let (_, ()) = tokio::join!(rig.run(&options, &["wait"], b""), visiting);
+}
+
+#[tokio::test]
+async fn a_remote_forward_says_where_it_listens_or_that_it_does_not() {
+    let rig = Rig::new().await;
+    let cases = [
+        (0, 0, format!("Allocated port {FREE_PORT}")),
+        (TAKEN_PORT, LOST, "remote port forwarding failed".to_owned()),
+    ];
+    for (port, status, told) in cases {
+        let forward = format!("{port}:127.0.0.1:9");
+        let options = ["-o", "ExitOnForwardFailure=yes", "-R", &forward];
+        let output = rig.run(&options, &["exit 0"], b"").await;
+        assert_eq!(code(&output), status, "{output:?}");
+        assert!(output.stderr_tail().contains(&told), "{output:?}");
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ pub(super) const USER: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const SANDBOX: &str = "sbx_ams_test";
 /// A port at which an echo listens.
 pub(super) const ECHO_PORT: u16 = 7;
+/// What the sandbox listens on when any port will do, and one where it cannot.
+pub(super) const FREE_PORT: NonZero<u16> = NonZero::new(4000).unwrap();
+pub(super) const TAKEN_PORT: u16 = 4001;
 const PIPE_LEN: usize = 4096;
 
 /// A port that a client asked to listen on, and who takes its connections.
@@ -97,7 +100,10 @@ impl Sandbox for World {
     async fn listen(&self, port: u16) -> Result<Forwarded<DuplexStream>, ListenError> {
         let (sender, streams) = mpsc::channel(1);
         self.forwards.lock().push((port, sender));
-        let port = NonZero::new(port).ok_or(ListenError::Unsupported)?;
+        if port == TAKEN_PORT {
+            return Err(ListenError("taken".into()));
+        }
+        let port = NonZero::new(port).unwrap_or(FREE_PORT);
         Ok(Forwarded { port, streams })
     }
 }

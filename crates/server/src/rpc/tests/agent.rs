@@ -352,6 +352,8 @@ agent_service! {
         type ReadDirStream = Answers<v1::DirEntryBatch>;
         type WalkStream = Answers<v1::WalkEntryBatch>;
         type DialStream = Answers<v1::DataChunk>;
+        type WatchStream = Answers<v1::WatchEventBatch>;
+        type ListenStream = Answers<v1::ListenEvent>;
         type ExpandGlobStream = Answers<v1::WalkEntryBatch>;
 
         async fn spawn(&self, request: Request<v1::SpawnRequest>) -> Answer<v1::SpawnReply> {
@@ -458,6 +460,14 @@ agent_service! {
             _: Request<Streaming<v1::DialChunk>>,
         ) -> Result<Response<Self::DialStream>, Status> {
             Err(Status::unimplemented("no program listens here"))
+        }
+
+        async fn listen(&self, _: Request<v1::ListenRequest>) -> Answer<Self::ListenStream> {
+            Err(Status::unimplemented("no program connects here"))
+        }
+
+        async fn watch(&self, _: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+            Err(Status::unimplemented("nothing changes here"))
         }
 
         async fn read_file(&self, request: Request<v1::PathRequest>) -> Answer<Self::ReadFileStream> {
