@@ -72,6 +72,8 @@ error_codes! {
     SecretNotFound = 404 "SECRET_NOT_FOUND",
     /// The sandbox has no such exposure.
     ExposureNotFound = 404 "EXPOSURE_NOT_FOUND",
+    /// There is no such file in the sandbox, or its user may not read it.
+    FileNotReadable = 404 "FILE_NOT_READABLE",
     /// The address exists and does not take this method.
     MethodNotAllowed = 405 "METHOD_NOT_ALLOWED",
     /// The sandbox is still being created.

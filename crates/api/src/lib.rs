@@ -11,6 +11,7 @@ pub mod rpc;
 pub mod sandbox;
 pub mod secret;
 pub mod ssh;
+pub mod watch;
 
 /// Request header that carries the create configuration.
 pub const CONFIG_HEADER: &str = "x-deno-sandbox-config";

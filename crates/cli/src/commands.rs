@@ -14,6 +14,7 @@ mod sandbox;
 mod setup;
 mod ssh;
 mod token;
+mod watch;
 
 use std::future::Future;
 

@@ -16,6 +16,7 @@ use crate::call::CallError;
 use crate::database::QueryError;
 use crate::egress::EgressError;
 use crate::exposures::ExposeError;
+use crate::native::watch::WatchError;
 use crate::network::{ChangeError, PlanNetworkError};
 use crate::node::NodeCallError;
 use crate::sandbox::{ConnectError, CreateError, ExtendError};
@@ -229,6 +230,22 @@ impl From<ExposeError> for ApiError {
             ),
             ExposeError::Entropy(error) => error.into(),
             ExposeError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<WatchError> for ApiError {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::NotReadable(_) => Self::saying(ErrorCode::FileNotReadable, &error),
+            WatchError::TooMany(_) => Self::saying(ErrorCode::LimitExceeded, &error),
+            WatchError::Path(_) => Self::saying(ErrorCode::InvalidRequest, &error),
+            WatchError::Away(_) => Self::caused(
+                ErrorCode::NodeUnavailable,
+                "the sandbox cannot be reached; try again",
+                error,
+            ),
+            WatchError::Failed(_) => Self::internal(error),
         }
     }
 }

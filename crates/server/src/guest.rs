@@ -14,6 +14,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::call::unix_channel;
 
@@ -72,6 +73,12 @@ impl GuestAgent {
     }
 }
 
+/// Whether the way to the guest failed, before or after a call reached it.
+pub(crate) fn is_lost(status: &Status) -> bool {
+    // A status that came from the other side has no source.
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
 /// Names the sandbox on every call.
 #[derive(Clone, Debug)]
 pub(crate) struct SandboxHeader(MetadataValue<Ascii>);
@@ -84,10 +91,7 @@ impl SandboxHeader {
 }
 
 impl Interceptor for SandboxHeader {
-    fn call(
-        &mut self,
-        mut request: tonic::Request<()>,
-    ) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         request
             .metadata_mut()
             .insert(SANDBOX_METADATA_KEY, self.0.clone());

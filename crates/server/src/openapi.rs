@@ -103,6 +103,18 @@ pub(crate) struct RecordsParameters {
     sandbox: Option<String>,
 }
 
+/// The query of a watch.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `native::watch` reads")]
+pub(crate) struct WatchParameters {
+    /// What to watch: a file, or a directory and what is in it. A relative path starts
+    /// in `/home/app`; a link is followed.
+    path: String,
+    /// What is in directories below, too. Links there are not followed.
+    recursive: Option<bool>,
+}
+
 /// Whether to measure first.
 #[derive(utoipa::ToSchema)]
 #[schema(rename_all = "lowercase")]
@@ -169,6 +181,6 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{method} {path}");
             }
         }
-        assert_eq!(names.len(), 34);
+        assert_eq!(names.len(), 35);
     }
 }

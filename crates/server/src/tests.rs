@@ -14,3 +14,4 @@ mod networks;
 mod recovery;
 mod routing;
 mod ssh;
+mod watches;

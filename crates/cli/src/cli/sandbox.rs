@@ -15,6 +15,7 @@ pub(crate) enum SandboxCommand {
     Shell(ShellArgs),
     Copy(CopyArgs),
     Code(CodeArgs),
+    Watch(WatchArgs),
     Ssh(SshArgs),
     Expose(ExposeArgs),
     Exposures(ExposuresArgs),
@@ -149,6 +150,31 @@ pub(crate) struct CopyArgs {
     #[arg(value_name = "DESTINATION")]
     pub(crate) destination: String,
     /// Print what was copied, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// Print what changes among the files of a sandbox, as it does
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ends when there is nothing at the path any more, or the sandbox ends.
+
+Examples:
+  tombolo sandbox watch sbx_ord_0123456789abcdefghjk . --recursive
+  tombolo sandbox watch sbx_ord_0123456789abcdefghjk /var/log/app.log --json")]
+pub(crate) struct WatchArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// A file, or a directory and what is in it; a relative path starts in /home/app
+    #[arg(value_name = "PATH")]
+    pub(crate) path: String,
+    /// What is in directories below, too
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Print JSON, one change a line
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use tombolo_api::sandbox::StopAt;
 use tombolo_diag::ExitCode;
 use tombolo_ids::UnixMillis;
 
-use super::{OK, code, copy, expose, ssh};
+use super::{OK, code, copy, expose, ssh, watch};
 use crate::attach::{self, Mode, Signals};
 use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
 use crate::config::keys;
@@ -36,6 +36,7 @@ pub(super) async fn sandbox(context: &Context, command: SandboxCommand) -> Outco
         SandboxCommand::Shell(args) => shell(context, args).await,
         SandboxCommand::Copy(args) => copy::copy(context, &args).await.map(|()| OK),
         SandboxCommand::Code(args) => code::code(context, args).await.map(|()| OK),
+        SandboxCommand::Watch(args) => watch::watch(context, &args).await.map(|()| OK),
         SandboxCommand::Ssh(args) => ssh::ssh(context, &args).await,
         SandboxCommand::Expose(args) => expose::expose(context, &args).await.map(|()| OK),
         SandboxCommand::Exposures(args) => expose::list(context, &args).await.map(|()| OK),

@@ -9,10 +9,10 @@ use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use crate::guest::GuestAgent;
-pub(super) use crate::guest::GuestClient as Client;
+pub(super) use crate::guest::{GuestClient as Client, is_lost};
 
 /// How long a call waits for a node that restarts.
 const RETRY_WINDOW: Duration = Duration::from_secs(15);
@@ -83,12 +83,6 @@ impl Retry {
         self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
         Ok(())
     }
-}
-
-/// The way to the guest failed, before or after the call reached it.
-pub(super) fn is_lost(status: &Status) -> bool {
-    // A status that came from the other side has no source.
-    status.code() == Code::Unavailable || status.source().is_some()
 }
 
 /// No connection to the node could be made.

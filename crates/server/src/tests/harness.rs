@@ -215,11 +215,22 @@ impl World {
 
     /// Begins to read an answer that does not end by itself.
     pub(super) async fn open(&self, path: &str, token: &str) -> Result<Events, Answer> {
+        self.open_with(path, token, &[]).await
+    }
+
+    pub(super) async fn open_with(
+        &self,
+        path: &str,
+        token: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Events, Answer> {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let request = Request::get(format!("http://{}{path}", self.address))
-            .header("authorization", format!("Bearer {token}"))
-            .body(Full::new(bytes::Bytes::new()))
-            .unwrap();
+        let mut request = Request::get(format!("http://{}{path}", self.address))
+            .header("authorization", format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(bytes::Bytes::new())).unwrap();
         let response = within("an answer", client.request(request)).await.unwrap();
         let (head, body) = response.into_parts();
         if head.status == StatusCode::OK {
@@ -227,6 +238,7 @@ impl World {
             return Ok(Events {
                 body,
                 text: String::new(),
+                id: String::new(),
             });
         }
         let body = body.collect().await.unwrap().to_bytes();
@@ -324,9 +336,15 @@ pub(super) struct Answer {
 pub(super) struct Events {
     body: hyper::body::Incoming,
     text: String,
+    id: String,
 }
 
 impl Events {
+    /// Of the event that came last, if it had one.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The next event as its name, which may be empty, and its data; none when
     /// there are no more. Comments are no events.
     pub(super) async fn next(&mut self) -> Option<(String, Value)> {
@@ -341,8 +359,10 @@ impl Events {
                     let data = serde_json::from_str(&data).unwrap();
                     (field("event").unwrap_or_default(), data)
                 });
+                let id = field("id").unwrap_or_default();
                 self.text = rest.to_owned();
                 if found.is_some() {
+                    self.id = id;
                     return found;
                 }
                 continue;
