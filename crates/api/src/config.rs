@@ -349,6 +349,9 @@ pub struct NewSandbox {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub egress_policy: Option<Value>,
+    /// The region's code. Absent: the server's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 /// A secret of a new sandbox.

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 
 use crate::failure::{OrFail as _, Outcome};
 use crate::terminal::{self, RawMode};
-use tombolo_client::Connection;
-use tombolo_client::process::{Process, SpawnOptions, Stdin, WaitResult};
-use tombolo_client::stream::{InboundStream, OutboundStream, StreamError};
+use tombolo_client::{
+    CallError, Command, ExitStatus, Process, ProcessHandle, ReadStream, Signal as GuestSignal,
+    Stdio, StreamError, WriteStream,
+};
 
 /// How much of the input is read at once.
 const INPUT_CHUNK_LEN: usize = 64 * 1024;
@@ -45,19 +46,22 @@ impl Mode {
 /// Starts the command and stays with it until it has exited and its output is
 /// written.
 pub(crate) async fn run(
-    connection: &Connection,
-    mut options: SpawnOptions,
+    command: Command,
     mode: Mode,
     signals: &mut Signals,
-) -> Outcome<WaitResult> {
-    options.stdin = Stdin::Piped;
-    options.terminal = (mode == Mode::Terminal).then(terminal::size);
-    let process = connection.spawn(&options).await?;
+) -> Outcome<ExitStatus> {
+    let piped = Stdio::Piped;
+    let command = command.stdin(piped).stdout(piped).stderr(piped);
+    let command = match mode {
+        Mode::Terminal => command.terminal(terminal::size()),
+        Mode::Pipes => command,
+    };
+    let process = command.spawn().await?;
     let _raw = match mode {
         Mode::Terminal => enter_raw_mode(),
         Mode::Pipes => None,
     };
-    converse(connection, process, mode, signals).await
+    converse(process, mode, signals).await
 }
 
 /// Raw mode only where there is a terminal to set: `-t` may be given without.
@@ -74,19 +78,10 @@ fn enter_raw_mode() -> Option<RawMode> {
     }
 }
 
-async fn converse(
-    connection: &Connection,
-    process: Process,
-    mode: Mode,
-    signals: &mut Signals,
-) -> Outcome<WaitResult> {
-    let Process {
-        pid,
-        stdin,
-        stdout,
-        stderr,
-        exit,
-    } = process;
+async fn converse(mut process: Process, mode: Mode, signals: &mut Signals) -> Outcome<ExitStatus> {
+    let handle = process.handle();
+    let stdin = process.stdin.take();
+    let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
     let (exited, has_exited) = watch::channel(false);
     // The pump ends with the process that reads it; the thread that may still
     // wait for a key is left to the end of this program.
@@ -99,7 +94,7 @@ async fn converse(
         )
     };
     let exit = async {
-        let status = exit.reply::<WaitResult>().await;
+        let status = process.exited().await;
         exited.send_replace(true);
         status
     };
@@ -112,7 +107,7 @@ async fn converse(
     };
     let status = tokio::select! {
         status = work => status,
-        interrupted = forward(connection, pid, mode, signals) => interrupted,
+        interrupted = forward(&handle, mode, signals) => interrupted,
     };
     drop(input);
     status
@@ -128,7 +123,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn pump_input(stdin: Option<OutboundStream>) {
+async fn pump_input(stdin: Option<WriteStream>) {
     let Some(stdin) = stdin else { return };
     let mut source = tokio::io::stdin();
     let mut buffer = vec![0; INPUT_CHUNK_LEN];
@@ -136,7 +131,7 @@ async fn pump_input(stdin: Option<OutboundStream>) {
         match source.read(&mut buffer).await {
             Ok(0) => break,
             Ok(len) => {
-                if let Err(error) = stdin.send(&buffer[..len]).await {
+                if let Err(error) = stdin.write(&buffer[..len]).await {
                     tracing::debug!(%error, "the command reads no more");
                     return;
                 }
@@ -147,7 +142,7 @@ async fn pump_input(stdin: Option<OutboundStream>) {
             }
         }
     }
-    if let Err(error) = stdin.end().await {
+    if let Err(error) = stdin.finish().await {
         tracing::debug!(%error, "the command reads no more");
     }
 }
@@ -162,7 +157,7 @@ enum OutputError {
 }
 
 async fn pump_output(
-    stream: Option<InboundStream>,
+    stream: Option<ReadStream>,
     mut sink: impl AsyncWrite + Unpin,
     has_exited: watch::Receiver<bool>,
 ) -> Result<(), OutputError> {
@@ -172,14 +167,13 @@ async fn pump_output(
     loop {
         let next = tokio::select! {
             biased;
-            chunk = stream.next() => Some(chunk?),
+            chunk = stream.chunk() => Some(chunk?),
             () = silence(has_exited.clone()) => None,
         };
-        let Some(chunk) = next else {
-            stream.cancel().await;
+        // Dropping the stream tells the process that nobody reads any more.
+        let Some(Some(chunk)) = next else {
             return Ok(());
         };
-        let Some(chunk) = chunk else { return Ok(()) };
         let written = async {
             sink.write_all(&chunk).await?;
             sink.flush().await
@@ -189,7 +183,6 @@ async fn pump_output(
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                 // Whoever read our output has had enough, and so the process
                 // shall find its own pipe closed.
-                stream.cancel().await;
                 return Ok(());
             }
             Err(error) => return Err(OutputError::Write(error)),
@@ -221,11 +214,11 @@ pub(crate) struct Signals {
 /// One thing that was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
-    Signal(&'static str, u8),
+    Signal(GuestSignal, u8),
     WindowChanged,
 }
 
-const INTERRUPT: Told = Told::Signal("SIGINT", 2);
+const INTERRUPT: Told = Told::Signal(GuestSignal::Int, 2);
 
 impl Signals {
     pub(crate) fn listen() -> std::io::Result<Self> {
@@ -251,9 +244,9 @@ impl Signals {
     async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPT,
-            _ = self.terminate.recv() => Told::Signal("SIGTERM", 15),
-            _ = self.hang_up.recv() => Told::Signal("SIGHUP", 1),
-            _ = self.quit.recv() => Told::Signal("SIGQUIT", 3),
+            _ = self.terminate.recv() => Told::Signal(GuestSignal::Term, 15),
+            _ = self.hang_up.recv() => Told::Signal(GuestSignal::Hup, 1),
+            _ = self.quit.recv() => Told::Signal(GuestSignal::Quit, 3),
             _ = self.window.recv() => Told::WindowChanged,
         }
     }
@@ -261,11 +254,10 @@ impl Signals {
 
 /// Passes on what this command is told. Ends only when the person insists.
 async fn forward(
-    connection: &Connection,
-    pid: i32,
+    process: &ProcessHandle,
     mode: Mode,
     signals: &mut Signals,
-) -> Outcome<WaitResult> {
+) -> Outcome<ExitStatus> {
     let mut interrupts = 0;
     loop {
         let told = signals.next().await;
@@ -273,7 +265,7 @@ async fn forward(
             interrupts += 1;
         }
         if interrupts >= INTERRUPTS_MAX {
-            return Ok(WaitResult {
+            return Ok(ExitStatus {
                 success: false,
                 code: 130,
                 signal: Some("SIGINT".to_owned()),
@@ -282,9 +274,9 @@ async fn forward(
         }
         let sent = async {
             match told {
-                Told::Signal(name, _) => connection.signal(pid, name).await,
+                Told::Signal(signal, _) => process.kill(signal).await,
                 Told::WindowChanged if mode == Mode::Terminal => {
-                    connection.resize(pid, terminal::size()).await
+                    process.resize(terminal::size()).await
                 }
                 Told::WindowChanged => Ok(()),
             }
@@ -298,7 +290,7 @@ async fn forward(
     }
 }
 
-fn report(error: Option<tombolo_client::CallError>) {
+fn report(error: Option<CallError>) {
     if let Some(error) = error {
         tracing::warn!(%error, "the process could not be told");
     }

@@ -8,7 +8,7 @@ mod report;
 
 use std::time::Duration;
 
-use tombolo_api::native::{INFO_PATH, ServerInfo};
+use tombolo_api::native::ServerInfo;
 use tombolo_diag::ExitCode;
 
 use crate::children::node_program;
@@ -22,7 +22,7 @@ use crate::up::{Fleet, ensure_default};
 use crate::{output, provision};
 use measure::{Bench, Samples};
 use report::{Report, Row};
-use tombolo_client::RestClient;
+use tombolo_client::Client;
 
 /// How often the machine is booted cold; each takes seconds.
 const COLD_BOOTS: u32 = 3;
@@ -97,7 +97,7 @@ async fn measure_all(context: &Context, settings: &Settings, runs: u32) -> Outco
 async fn with_server<T>(
     context: &Context,
     settings: &Settings,
-    work: impl AsyncFnOnce(RestClient, &Fleet) -> Outcome<T>,
+    work: impl AsyncFnOnce(Client, &Fleet) -> Outcome<T>,
 ) -> Outcome<T> {
     let fleet = Fleet::start(context, settings).await?;
     let done = match ensure_default(context).await {
@@ -113,7 +113,7 @@ async fn with_server<T>(
 
 async fn measure_with_pool(
     report: &mut Report,
-    client: &RestClient,
+    client: &Client,
     fleet: &Fleet,
     runs: u32,
 ) -> Outcome {
@@ -165,12 +165,12 @@ async fn measure_with_pool(
     bench.disperse(crowd).await
 }
 
-async fn info(client: &RestClient) -> Outcome<ServerInfo> {
-    Ok(client.get(INFO_PATH).await?)
+async fn info(client: &Client) -> Outcome<ServerInfo> {
+    Ok(client.info().await?)
 }
 
 /// Waits until every machine that the pool wants is there.
-async fn pool_full(client: &RestClient) -> Outcome {
+async fn pool_full(client: &Client) -> Outcome {
     let full = async {
         loop {
             if let Some(node) = info(client).await?.node

@@ -10,7 +10,7 @@ use crate::config::keys;
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::state::{self, Running};
-use tombolo_client::{Endpoint, RestClient, Token};
+use tombolo_client::{Client, Endpoint, Token};
 
 /// How long a server that died may take until it answers again.
 const RESTART_PATIENCE: Duration = Duration::from_secs(15);
@@ -18,7 +18,7 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A server that answers, and the token to use with it.
-pub(crate) async fn connect(context: &Context, endpoint: Option<&str>) -> Outcome<RestClient> {
+pub(crate) async fn connect(context: &Context, endpoint: Option<&str>) -> Outcome<Client> {
     if let Some(endpoint) = endpoint {
         return named(context, endpoint);
     }
@@ -37,7 +37,7 @@ fn no_server(context: &Context) -> Failure {
     ))
 }
 
-fn named(context: &Context, endpoint: &str) -> Outcome<RestClient> {
+fn named(context: &Context, endpoint: &str) -> Outcome<Client> {
     let endpoint = Endpoint::parse(endpoint).or_fail(ExitCode::Usage)?;
     let token = context
         .environment
@@ -52,12 +52,12 @@ fn named(context: &Context, endpoint: &str) -> Outcome<RestClient> {
                 keys::TOKEN_VARIABLE
             ))
         })?;
-    Ok(RestClient::new(endpoint, Token::new(token)))
+    Ok(Client::new(endpoint, Token::new(token)))
 }
 
 /// The server of the state directory, if it answers. One that has just died
 /// is waited for as long as its supervisor lives to start it again.
-pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, RestClient)>> {
+pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, Client)>> {
     let Some(running) = context.state.running()? else {
         return Ok(None);
     };
@@ -66,7 +66,7 @@ pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, RestC
         return Ok(None);
     }
     let endpoint = Endpoint::parse(&running.url)?;
-    let anonymous = RestClient::new(endpoint.clone(), Token::new(""));
+    let anonymous = Client::new(endpoint.clone(), Token::new(""));
     let deadline = Instant::now() + RESTART_PATIENCE;
     while !anonymous.healthy().await {
         if !is_alive(running.pid) || Instant::now() >= deadline {
@@ -75,7 +75,7 @@ pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, RestC
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let token = read_token(&context.state.token_file())?;
-    Ok(Some((running, RestClient::new(endpoint, token))))
+    Ok(Some((running, Client::new(endpoint, token))))
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -90,13 +90,13 @@ fn is_alive(pid: u32) -> bool {
 }
 
 /// A client that may do what only the machine's owner may.
-pub(crate) async fn admin(context: &Context) -> Outcome<RestClient> {
+pub(crate) async fn admin(context: &Context) -> Outcome<Client> {
     let Some((running, _)) = running(context).await? else {
         return Err(no_server(context));
     };
     let endpoint = Endpoint::parse(&running.url)?;
     let token = read_token(&context.state.admin_token_file())?;
-    Ok(RestClient::new(endpoint, token))
+    Ok(Client::new(endpoint, token))
 }
 
 pub(crate) fn read_token(path: &std::path::Path) -> Outcome<Token> {

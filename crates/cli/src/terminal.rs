@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use tombolo_client::process::TerminalSize;
+use tombolo_client::TerminalSize;
 
 /// The size to assume where the terminal does not say.
 const SIZE_DEFAULT: TerminalSize = TerminalSize {

@@ -19,8 +19,6 @@ use std::time::Duration;
 use futures_util::{TryStreamExt as _, stream};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tombolo_api::native::{INFO_PATH, ServerInfo};
-use tombolo_api::query::RowsQuery;
 use tombolo_diag::ExitCode;
 
 use crate::cli::UpArgs;
@@ -34,8 +32,7 @@ use crate::{local, output};
 pub(crate) use background::ensure_running;
 pub(crate) use fleet::{Fleet, Pids};
 pub(crate) use tokens::ensure_default;
-use tombolo_client::RestClient;
-use tombolo_client::listing::not_ended;
+use tombolo_client::Client;
 
 /// How long an ephemeral server stays without sandboxes.
 const IDLE_MAX: Duration = Duration::from_mins(1);
@@ -143,8 +140,8 @@ async fn serve(context: &Context, args: &UpArgs, fleet: &mut Fleet) -> Outcome {
     }
 }
 
-async fn announce(client: &RestClient, args: &UpArgs) -> Outcome {
-    let info: ServerInfo = client.get(INFO_PATH).await?;
+async fn announce(client: &Client, args: &UpArgs) -> Outcome {
+    let info = client.info().await?;
     let isolation = info
         .node
         .map_or_else(|| "unknown".to_owned(), |node| node.isolation);
@@ -171,11 +168,11 @@ async fn announce(client: &RestClient, args: &UpArgs) -> Outcome {
 }
 
 /// Waits until there has been no sandbox for long enough.
-async fn idle(client: &RestClient) {
+async fn idle(client: &Client) {
     let mut idle_for = Duration::ZERO;
     while idle_for < IDLE_MAX {
         tokio::time::sleep(IDLE_CHECK).await;
-        let busy = match client.get::<ServerInfo>(INFO_PATH).await {
+        let busy = match client.info().await {
             Ok(info) => info.node.is_none_or(|node| node.sandbox_count > 0),
             // A server that is just being started again is not idle.
             Err(_unreachable) => true,
@@ -194,15 +191,11 @@ pub(crate) async fn drain(context: &Context) -> Outcome {
         let owner = local::admin(context)
             .await
             .map_err(|failure| failure.context("the sandboxes are not ended"))?;
-        let query = RowsQuery {
-            states: not_ended(),
-            ..RowsQuery::default()
-        };
-        let rows = owner.sandbox_rows(query).await?;
+        let rows = owner.sandboxes().running().all().await?;
         stream::iter(rows.into_iter().map(Ok::<_, Failure>))
             .try_for_each_concurrent(DRAINED_AT_ONCE, |row| {
                 let owner = &owner;
-                async move { Ok(owner.delete(&format!("/api/v3/sandbox/{}", row.id)).await?) }
+                async move { Ok(owner.sandbox(&row.id).kill().await?) }
             })
             .await
     };

@@ -318,10 +318,10 @@ fn a_server_that_was_named_needs_a_token_and_an_answer() {
         shown.starts_with("exit 69\nstderr:\nerror: cannot reach a server at http://127.0.0.1:1"),
         "{shown}"
     );
-    assert_snapshot!(place.run(&["run", "--endpoint", "https://x.test", "true"]), @r#"
+    assert_snapshot!(place.run(&["run", "--endpoint", "ftp://x.test", "true"]), @r#"
     exit 64
     stderr:
-    error: "https://x.test" must begin with http://; this client speaks no TLS
+    error: "ftp://x.test" must begin with http:// or https://
     "#);
 }
 

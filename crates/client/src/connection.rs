@@ -2,6 +2,9 @@
 //! reader task the receiving half; calls and streams talk to them by bounded
 //! queues. Both tasks end when the connection does, and then every call in
 //! flight and every stream learns of it.
+//!
+//! A connection lives as long as something that uses it: a sandbox, a process,
+//! an open file, a stream. Dropping the last closes it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,17 +17,18 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tombolo_api::rpc::ErrorObject;
+use tokio_util::sync::CancellationToken;
+use tombolo_api::rpc::{AbortParams, methods};
+use tombolo_ids::SandboxId;
 
-use super::frame::{self, Fault, Incoming};
-use super::handshake::{self, ConnectError, Opened, Socket};
-use super::stream::{Event, InboundStream, InboundTable, OutboundStream, OutboundTable, SendError};
-use super::{Endpoint, NewSandbox, Token};
+use crate::frame::{self, Fault, Incoming};
+use crate::handshake::{self, ConnectError, Opened, Socket};
+use crate::stream::{Event, InboundTable, OutboundTable, ReadStream, SendError, WriteStream};
+use crate::{CallError, Client, EndReason};
 
 /// How many frames wait for the socket.
 const FRAMES_WAITING_MAX: usize = 8;
@@ -33,15 +37,18 @@ const FRAMES_WAITING_MAX: usize = 8;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long to wait for the server's half of a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many programs that watch their files may tell of restarts at once.
+const WATCHERS_MAX: usize = 1024;
 
-/// A connection to a sandbox.
+/// A connection to a sandbox, shared by all that use it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection(Arc<Link>);
+
 #[derive(Debug)]
-pub struct Connection {
-    sandbox: String,
+struct Link {
+    sandbox: SandboxId,
     warnings: Vec<String>,
     shared: Arc<Shared>,
-    reader: JoinHandle<()>,
-    writer: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -49,9 +56,17 @@ struct Shared {
     outgoing: mpsc::Sender<Message>,
     calls: Mutex<Calls>,
     inbound: InboundTable,
-    outbound: Arc<OutboundTable>,
+    outbound: OutboundTable,
+    /// Restarts of programs that watch their files, counted.
+    watchers: Mutex<HashMap<String, watch::Sender<u64>>>,
     next_call: AtomicU64,
     next_stream: AtomicU64,
+    /// Nobody here will read what still comes, as when a close is on its way.
+    discarding: CancellationToken,
+    /// This side wants no more.
+    closing: CancellationToken,
+    /// There is nothing more to be had.
+    ended: CancellationToken,
 }
 
 /// The calls in flight, or why there can be no more.
@@ -61,67 +76,26 @@ enum Calls {
     Closed(EndReason),
 }
 
-/// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EndReason {
-    /// The server said goodbye, with these words.
-    Closed(String),
-    /// The socket broke, or the server sent what makes no sense.
-    Broken(String),
-}
-
-impl std::fmt::Display for EndReason {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Closed(reason) if reason.is_empty() => {
-                formatter.write_str("the server closed the connection")
-            }
-            Self::Closed(reason) => write!(formatter, "the server closed the connection: {reason}"),
-            Self::Broken(reason) => write!(formatter, "the connection broke: {reason}"),
-        }
-    }
-}
-
-/// Why a call did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    #[error("{reason}")]
-    ConnectionLost { reason: EndReason },
-    #[error("{}", error.message)]
-    Failed { error: Box<ErrorObject> },
-    #[error("the server refused the call {method}: {message} ({code})")]
-    Refused {
-        method: &'static str,
-        code: i32,
-        message: String,
-    },
-    #[error("the arguments of {method} cannot be written")]
-    Encode {
-        method: &'static str,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("the answer to {method} is not understood")]
-    Decode {
-        method: &'static str,
-        #[source]
-        source: serde_json::Error,
-    },
-}
-
-/// A call on its way.
+/// A call on its way. Dropped before its answer, it is forgotten, and aborted
+/// if the server can do that.
 #[derive(Debug)]
-pub struct PendingCall {
+pub(crate) struct PendingCall {
+    id: u64,
     method: &'static str,
     reply: oneshot::Receiver<Result<Box<RawValue>, Fault>>,
-    shared: Arc<Shared>,
+    is_abortable: bool,
+    is_answered: bool,
+    connection: Connection,
 }
 
 impl PendingCall {
-    /// Waits for the answer, for as long as the connection lasts.
-    pub async fn reply<R: DeserializeOwned>(self) -> Result<R, CallError> {
+    /// Waits for the answer, for as long as the connection lasts. Dropping
+    /// the future loses nothing; after an answer there is no other.
+    pub(crate) async fn reply<R: DeserializeOwned>(&mut self) -> Result<R, CallError> {
         let method = self.method;
-        match self.reply.await {
+        let answer = (&mut self.reply).await;
+        self.is_answered = true;
+        match answer {
             Ok(Ok(value)) => serde_json::from_str(value.get())
                 .map_err(|source| CallError::Decode { method, source }),
             Ok(Err(Fault::Application(error))) => Err(CallError::Failed { error }),
@@ -130,32 +104,47 @@ impl PendingCall {
                 code,
                 message,
             }),
-            Err(_dropped) => Err(self.shared.lost()),
+            Err(_dropped) => Err(self.connection.0.shared.lost()),
         }
     }
 }
 
+impl Drop for PendingCall {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        self.connection.0.shared.forget(self.id);
+        if self.is_abortable {
+            self.connection.abort(self.id);
+        }
+    }
+}
+
+/// The parameters of a call that can be aborted by its own id.
+#[derive(Serialize)]
+struct Abortable<'a, P> {
+    #[serde(flatten)]
+    params: &'a P,
+    #[serde(rename = "abortId")]
+    abort_id: u64,
+}
+
 impl Connection {
     /// Makes a sandbox; this is its first connection.
-    pub async fn create(
-        endpoint: &Endpoint,
-        token: &Token,
-        config: &NewSandbox,
+    pub(crate) async fn create(
+        client: &Client,
+        config: &tombolo_api::config::NewSandbox,
     ) -> Result<Self, ConnectError> {
-        Ok(Self::start(
-            handshake::create(endpoint, token, config).await?,
-        ))
+        Ok(Self::start(handshake::create(client, config).await?))
     }
 
     /// Connects to a sandbox that is there.
-    pub async fn connect(
-        endpoint: &Endpoint,
-        token: &Token,
-        sandbox: &str,
+    pub(crate) async fn connect(
+        client: &Client,
+        sandbox: &SandboxId,
     ) -> Result<Self, ConnectError> {
-        Ok(Self::start(
-            handshake::connect(endpoint, token, sandbox).await?,
-        ))
+        Ok(Self::start(handshake::connect(client, sandbox).await?))
     }
 
     fn start(opened: Opened) -> Self {
@@ -170,30 +159,35 @@ impl Connection {
             outgoing,
             calls: Mutex::new(Calls::Open(HashMap::new())),
             inbound: InboundTable::default(),
-            outbound: Arc::default(),
+            outbound: OutboundTable::default(),
+            watchers: Mutex::default(),
             next_call: AtomicU64::new(1),
             next_stream: AtomicU64::new(1),
+            discarding: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            ended: CancellationToken::new(),
         });
-        Self {
+        // Both end by themselves once `closing` is told or the socket ends.
+        tokio::spawn(read_all(stream, Arc::clone(&shared)));
+        tokio::spawn(write_all(sink, queue, shared.closing.clone()));
+        Self(Arc::new(Link {
             sandbox,
             warnings,
-            reader: tokio::spawn(read_all(stream, Arc::clone(&shared))),
-            writer: tokio::spawn(write_all(sink, queue)),
             shared,
-        }
+        }))
     }
 
-    pub fn sandbox(&self) -> &str {
-        &self.sandbox
+    pub(crate) fn sandbox(&self) -> &SandboxId {
+        &self.0.sandbox
     }
 
     /// What the server thinks is not meant in the new sandbox's policy.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.0.warnings
     }
 
     /// Calls and waits for the answer.
-    pub async fn call<P: Serialize + Sync, R: DeserializeOwned>(
+    pub(crate) async fn call<P: Serialize + Sync, R: DeserializeOwned>(
         &self,
         method: &'static str,
         params: &P,
@@ -202,16 +196,44 @@ impl Connection {
     }
 
     /// Sends a call; the answer can be waited for later.
-    pub async fn begin<P: Serialize + Sync>(
+    pub(crate) async fn begin<P: Serialize + Sync>(
         &self,
         method: &'static str,
         params: &P,
     ) -> Result<PendingCall, CallError> {
-        let id = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
+        self.submit(self.next_call(), false, method, params).await
+    }
+
+    /// The same for a call that the server can abort, which it does when the
+    /// pending call is dropped.
+    pub(crate) async fn begin_abortable<P: Serialize + Sync>(
+        &self,
+        method: &'static str,
+        params: &P,
+    ) -> Result<PendingCall, CallError> {
+        let id = self.next_call();
+        let params = Abortable {
+            params,
+            abort_id: id,
+        };
+        self.submit(id, true, method, &params).await
+    }
+
+    fn next_call(&self) -> u64 {
+        self.0.shared.next_call.fetch_add(1, Ordering::Relaxed)
+    }
+
+    async fn submit<P: Serialize + Sync>(
+        &self,
+        id: u64,
+        is_abortable: bool,
+        method: &'static str,
+        params: &P,
+    ) -> Result<PendingCall, CallError> {
         let frame = frame::request(id, method, params)
             .map_err(|source| CallError::Encode { method, source })?;
         let (sender, reply) = oneshot::channel();
-        match &mut *self.shared.calls.lock() {
+        match &mut *self.0.shared.calls.lock() {
             Calls::Open(calls) => calls.insert(id, sender),
             Calls::Closed(reason) => {
                 return Err(CallError::ConnectionLost {
@@ -219,68 +241,123 @@ impl Connection {
                 });
             }
         };
-        if self
-            .shared
-            .outgoing
-            .send(Message::text(frame))
-            .await
-            .is_err()
-        {
-            return Err(self.shared.lost());
-        }
-        Ok(PendingCall {
+        // From here on dropping it takes it out of the table again.
+        let pending = PendingCall {
+            id,
             method,
             reply,
-            shared: Arc::clone(&self.shared),
-        })
+            is_abortable,
+            is_answered: false,
+            connection: self.clone(),
+        };
+        match self.post(Message::text(frame)).await {
+            Ok(()) => Ok(pending),
+            Err(_closed) => Err(self.0.shared.lost()),
+        }
+    }
+
+    fn abort(&self, abort_id: u64) {
+        self.call_later(methods::ABORT, &AbortParams { abort_id });
+    }
+
+    /// Calls from where nothing can be waited for, and does not hear the
+    /// answer.
+    pub(crate) fn call_later<P: Serialize>(&self, method: &'static str, params: &P) {
+        if let Ok(frame) = frame::request(self.next_call(), method, params) {
+            self.post_later(Message::text(frame));
+        }
+    }
+
+    /// Queues a frame, and waits while the queue is full.
+    pub(crate) async fn post(&self, frame: Message) -> Result<(), SendError> {
+        let sent = self.0.shared.outgoing.send(frame).await;
+        sent.map_err(|_closed| SendError::ConnectionLost)
+    }
+
+    /// Queues a frame from where nothing can be waited for. Each is for one
+    /// thing that is dropped, which bounds them.
+    pub(crate) fn post_later(&self, frame: Message) {
+        let outgoing = &self.0.shared.outgoing;
+        let Err(mpsc::error::TrySendError::Full(frame)) = outgoing.try_send(frame) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let outgoing = outgoing.clone();
+        runtime.spawn(async move {
+            if outgoing.send(frame).await.is_err() {
+                tracing::trace!("the connection ended before it could be told");
+            }
+        });
     }
 
     /// Starts a stream into the sandbox, to be named in a call.
-    pub async fn outbound(&self) -> Result<OutboundStream, SendError> {
-        let id = self.shared.next_stream.fetch_add(1, Ordering::Relaxed);
-        OutboundStream::start(
-            id,
-            self.shared.outgoing.clone(),
-            Arc::clone(&self.shared.outbound),
-        )
-        .await
+    pub(crate) async fn outbound(&self) -> Result<WriteStream, SendError> {
+        let id = self.0.shared.next_stream.fetch_add(1, Ordering::Relaxed);
+        WriteStream::start(id, self.clone()).await
     }
 
     /// The stream that the server named in an answer.
-    pub fn inbound(&self, id: u64) -> InboundStream {
-        let events = match &*self.shared.calls.lock() {
-            Calls::Open(_) => self.shared.inbound.claim(id),
-            // Nothing will come any more; what was queued is still there if
-            // the stream had been announced.
+    pub(crate) fn inbound(&self, id: u64) -> ReadStream {
+        let events = match &*self.0.shared.calls.lock() {
+            Calls::Open(_) => self.0.shared.inbound.claim(id),
+            // Nothing will come any more.
             Calls::Closed(_) => None,
         };
-        InboundStream::new(id, events, self.shared.outgoing.clone())
+        ReadStream::new(id, events, self.clone())
     }
 
-    /// Says goodbye. For a sandbox that lives as long as its session this is
-    /// the end of the sandbox.
-    pub async fn close(mut self) {
-        let goodbye = Message::Close(Some(CloseFrame {
-            code: CloseCode::Normal,
-            reason: "".into(),
-        }));
+    pub(crate) fn inbound_table(&self) -> &InboundTable {
+        &self.0.shared.inbound
+    }
+
+    pub(crate) fn outbound_table(&self) -> &OutboundTable {
+        &self.0.shared.outbound
+    }
+
+    /// How many times the program with this watcher has started anew.
+    pub(crate) fn restarts(&self, watcher: &str) -> watch::Receiver<u64> {
+        self.0.shared.watcher(watcher, watch::Sender::subscribe)
+    }
+
+    /// Ends when the connection has, whoever ended it.
+    pub(crate) async fn ended(&self) -> EndReason {
+        self.0.shared.ended.cancelled().await;
+        match &*self.0.shared.calls.lock() {
+            Calls::Closed(reason) => reason.clone(),
+            Calls::Open(_) => EndReason::Closed(String::new()),
+        }
+    }
+
+    /// Says goodbye after all that is queued, and waits for the other half.
+    pub(crate) async fn close(&self) {
+        let shared = &self.0.shared;
+        shared.discarding.cancel();
         let farewell = async {
-            if self.shared.outgoing.send(goodbye).await.is_ok()
-                && let Err(error) = (&mut self.reader).await
-            {
-                tracing::debug!(%error, "the reader failed");
+            if self.post(goodbye()).await.is_ok() {
+                shared.ended.cancelled().await;
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
             tracing::debug!("the server did not answer the close");
         }
+        shared.closing.cancel();
+        shared.ended.cancelled().await;
     }
 }
 
-impl Drop for Connection {
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
+}
+
+impl Drop for Link {
     fn drop(&mut self) {
-        self.reader.abort();
-        self.writer.abort();
+        // The tasks say goodbye by themselves.
+        self.shared.closing.cancel();
     }
 }
 
@@ -293,15 +370,36 @@ impl Shared {
         CallError::ConnectionLost { reason }
     }
 
+    fn forget(&self, id: u64) {
+        if let Calls::Open(calls) = &mut *self.calls.lock() {
+            calls.remove(&id);
+        }
+    }
+
     fn end(&self, reason: EndReason) {
         *self.calls.lock() = Calls::Closed(reason);
         self.inbound.clear();
+        self.watchers.lock().clear();
+        self.ended.cancel();
+    }
+
+    fn watcher<T>(&self, id: &str, with: impl FnOnce(&watch::Sender<u64>) -> T) -> T {
+        let mut watchers = self.watchers.lock();
+        // One of a program that has ended, and is not asked about.
+        if watchers.len() >= WATCHERS_MAX {
+            watchers.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        with(
+            watchers
+                .entry(id.to_owned())
+                .or_insert_with(|| watch::Sender::new(0)),
+        )
     }
 
     async fn accept(&self, incoming: Incoming) {
         match incoming {
             Incoming::Reply { id, outcome } => self.answer(id, outcome),
-            Incoming::StreamStart(id) => drop(self.inbound.sender(id)),
+            Incoming::StreamStart(id) => self.inbound.announce(id),
             Incoming::StreamChunk(id, chunk) => self.deliver(id, Event::Chunk(chunk)).await,
             Incoming::StreamEnd(id) => {
                 self.deliver(id, Event::End).await;
@@ -312,6 +410,9 @@ impl Shared {
                 self.inbound.finish(id);
             }
             Incoming::StreamCancel(id) => self.outbound.cancel(id),
+            Incoming::Restart(watcher) => {
+                self.watcher(&watcher, |count| count.send_modify(|count| *count += 1));
+            }
             Incoming::Other => {}
         }
     }
@@ -329,30 +430,24 @@ impl Shared {
 
     /// Queues an event, and waits while the queue is full.
     async fn deliver(&self, id: u64, event: Event) {
-        if let Some(sender) = self.inbound.sender(id)
-            && sender.send(event).await.is_err()
-        {
-            tracing::trace!(stream = id, "nobody reads the stream any more");
+        let Some(sender) = self.inbound.sender(id) else {
+            return;
+        };
+        tokio::select! {
+            biased;
+            sent = sender.send(event) => if sent.is_err() {
+                tracing::trace!(stream = id, "nobody reads the stream any more");
+            },
+            () = self.discarding.cancelled() => {}
         }
     }
 }
 
 async fn read_all(mut stream: SplitStream<Socket>, shared: Arc<Shared>) {
-    let reason = loop {
-        let text = match stream.next().await {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Close(frame))) => {
-                let reason = frame.map(|frame| frame.reason.to_string());
-                break EndReason::Closed(reason.unwrap_or_default());
-            }
-            Some(Ok(_control)) => continue,
-            Some(Err(error)) => break EndReason::Broken(error.to_string()),
-            None => break EndReason::Closed(String::new()),
-        };
-        match frame::parse(&text) {
-            Ok(incoming) => shared.accept(incoming).await,
-            Err(error) => break EndReason::Broken(error.to_string()),
-        }
+    let closing = shared.closing.clone();
+    let reason = tokio::select! {
+        reason = read_until_end(&mut stream, &shared) => reason,
+        () = closing.cancelled() => EndReason::Closed("by this side".to_owned()),
     };
     shared.end(reason);
     // The answer to a close is sent by reading on; a server that ends a
@@ -363,7 +458,41 @@ async fn read_all(mut stream: SplitStream<Socket>, shared: Arc<Shared>) {
     }
 }
 
-async fn write_all(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
+async fn read_until_end(stream: &mut SplitStream<Socket>, shared: &Shared) -> EndReason {
+    loop {
+        let text = match stream.next().await {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(frame))) => {
+                let reason = frame.map(|frame| frame.reason.to_string());
+                return EndReason::Closed(reason.unwrap_or_default());
+            }
+            Some(Ok(_control)) => continue,
+            Some(Err(error)) => return EndReason::Broken(error.to_string()),
+            None => return EndReason::Closed(String::new()),
+        };
+        match frame::parse(&text) {
+            Ok(incoming) => shared.accept(incoming).await,
+            Err(error) => return EndReason::Broken(error.to_string()),
+        }
+    }
+}
+
+async fn write_all(
+    mut sink: SplitSink<Socket, Message>,
+    queue: mpsc::Receiver<Message>,
+    closing: CancellationToken,
+) {
+    tokio::select! {
+        () = write_queue(&mut sink, queue) => return,
+        () = closing.cancelled() => {}
+    }
+    let farewell = tokio::time::timeout(CLOSE_TIMEOUT, sink.send(goodbye()));
+    if !matches!(farewell.await, Ok(Ok(()))) {
+        tracing::debug!("the server was not told that the connection ends");
+    }
+}
+
+async fn write_queue(sink: &mut SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let message = tokio::select! {

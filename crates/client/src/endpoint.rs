@@ -5,6 +5,7 @@ use std::fmt;
 /// The root of one server: scheme, host and port, without a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    is_secure: bool,
     authority: String,
     host: String,
     port: u16,
@@ -12,31 +13,51 @@ pub struct Endpoint {
 
 /// Why an address is not one of a server.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EndpointError {
+    /// It cannot be read as a URL at all.
     #[error("\"{given}\" is not a URL")]
     NotUrl {
+        /// What was given.
         given: String,
+        /// What is wrong with it.
         #[source]
         source: url::ParseError,
     },
-    #[error("\"{given}\" must begin with http://; this client speaks no TLS")]
-    Scheme { given: String },
+    /// It is not one of HTTP.
+    #[error("\"{given}\" must begin with http:// or https://")]
+    Scheme {
+        /// What was given.
+        given: String,
+    },
+    /// It goes on after the port.
     #[error("\"{given}\" must end after the port: a path, query or user name has no meaning here")]
-    NotRoot { given: String },
+    NotRoot {
+        /// What was given.
+        given: String,
+    },
 }
 
 impl Endpoint {
-    /// Takes `http://host:port`, with or without one final slash.
+    /// Takes `http://host:port` or `https://host:port`, with or without one
+    /// final slash.
+    ///
+    /// # Errors
+    /// What is no such address.
     pub fn parse(given: &str) -> Result<Self, EndpointError> {
         let url = url::Url::parse(given).map_err(|source| EndpointError::NotUrl {
             given: given.to_owned(),
             source,
         })?;
-        if url.scheme() != "http" {
-            return Err(EndpointError::Scheme {
-                given: given.to_owned(),
-            });
-        }
+        let is_secure = match url.scheme() {
+            "http" => false,
+            "https" => true,
+            _ => {
+                return Err(EndpointError::Scheme {
+                    given: given.to_owned(),
+                });
+            }
+        };
         let is_root = url.path() == "/"
             && url.query().is_none()
             && url.fragment().is_none()
@@ -49,25 +70,32 @@ impl Endpoint {
             });
         };
         Ok(Self {
+            is_secure,
             authority: format!("{host}:{port}"),
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
         })
     }
 
-    pub fn authority(&self) -> &str {
+    pub(crate) fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// `host:port`, as in the header `Host`.
+    pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
     /// What to connect a TCP socket to.
-    pub fn socket(&self) -> (&str, u16) {
+    pub(crate) fn socket(&self) -> (&str, u16) {
         (&self.host, self.port)
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "http://{}", self.authority)
+        let scheme = if self.is_secure { "https" } else { "http" };
+        write!(formatter, "{scheme}://{}", self.authority)
     }
 }
 
@@ -104,7 +132,8 @@ mod tests {
             ("http://127.0.0.1:8590/", Some("http://127.0.0.1:8590")),
             ("http://[::1]:1", Some("http://[::1]:1")),
             ("http://example.test", Some("http://example.test:80")),
-            ("https://127.0.0.1:8590", None),
+            ("https://example.test", Some("https://example.test:443")),
+            ("ftp://127.0.0.1:8590", None),
             ("http://127.0.0.1:8590/api", None),
             ("http://user@127.0.0.1:8590", None),
             ("http://127.0.0.1:8590?x=1", None),

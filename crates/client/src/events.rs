@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::rest::{RequestError, RestClient};
+use crate::{Client, RequestError};
 
 /// The longest event that is taken; records are far shorter.
 const EVENT_LEN_MAX: usize = 1 << 20;
@@ -18,6 +18,7 @@ const SILENCE_MAX: Duration = Duration::from_mins(1);
 pub struct Event {
     /// Its kind; empty for the usual one.
     pub kind: String,
+    /// Its lines.
     pub data: String,
 }
 
@@ -28,8 +29,12 @@ pub struct Events {
     parser: Parser,
 }
 
-impl RestClient {
-    /// Begins to listen.
+impl Client {
+    /// Begins to listen to server-sent events of any address, for what has no
+    /// method here.
+    ///
+    /// # Errors
+    /// As every request.
     pub async fn events(&self, path: &str) -> Result<Events, RequestError> {
         let response = self.follow(path).await?;
         Ok(Events {
@@ -41,6 +46,9 @@ impl RestClient {
 
 impl Events {
     /// The next event, or none at the end of the answer.
+    ///
+    /// # Errors
+    /// An answer that broke off, or a server that fell silent.
     pub async fn next(&mut self) -> Result<Option<Event>, RequestError> {
         loop {
             if let Some(event) = self.parser.next() {

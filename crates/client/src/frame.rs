@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tombolo_api::rpc::{
-    ErrorObject, JsonRpc, Notification, Outcome, Request, ServerMessage, StreamChunk, StreamError,
-    StreamReason, StreamSignal, methods,
+    DenoWatcherRestart, ErrorObject, JsonRpc, Notification, Outcome, Request, ServerMessage,
+    StreamChunk, StreamError, StreamReason, StreamSignal, methods,
 };
 
 /// What a frame from the server means.
@@ -24,6 +24,8 @@ pub(crate) enum Incoming {
     StreamError(u64, Option<ErrorObject>),
     /// The server wants no more of a stream of ours.
     StreamCancel(u64),
+    /// A program that watches its files starts anew.
+    Restart(String),
     /// A notification this client has no use for.
     Other,
 }
@@ -85,6 +87,10 @@ fn parse_notification(method: &str, params: Option<&RawValue>) -> Result<Incomin
             Incoming::StreamError(broken.stream_id, broken.error.map(ErrorObject::from))
         }
         methods::STREAM_CANCEL => Incoming::StreamCancel(stream()?),
+        methods::DENO_WATCHER_RESTART => {
+            let restart: DenoWatcherRestart = serde_json::from_str(json)?;
+            Incoming::Restart(restart.watcher_id)
+        }
         _ => Incoming::Other,
     })
 }
@@ -185,6 +191,10 @@ mod tests {
                 r#"{"jsonrpc":"2.0","method":"$sandbox.stream.new","params":{"streamId":1}}"#,
                 "other",
             ),
+            (
+                r#"{"jsonrpc":"2.0","method":"$sandbox.deno.watcher.restart","params":{"watcherId":"w"}}"#,
+                "restart w",
+            ),
             (r#"{"jsonrpc":"2.0","id":3}"#, "refused"),
             (
                 r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x"}}"#,
@@ -208,6 +218,7 @@ mod tests {
         match parse(text) {
             Err(_) => "refused".to_owned(),
             Ok(Incoming::Other) => "other".to_owned(),
+            Ok(Incoming::Restart(watcher)) => format!("restart {watcher}"),
             Ok(Incoming::StreamStart(id)) => format!("start {id}"),
             Ok(Incoming::StreamEnd(id)) => format!("end {id}"),
             Ok(Incoming::StreamCancel(id)) => format!("cancel {id}"),

@@ -1,26 +1,50 @@
-//! An asynchronous client of the public protocol: REST for what is asked
-//! once, a WebSocket with JSON-RPC for what happens inside a sandbox
-//! (docs/reference/protocol). It is an ordinary client: it knows nothing of
-//! the server's insides, and everything it keeps in memory is bounded.
+//! The Rust SDK of Tombolo.
+#![warn(missing_docs)]
 
-pub mod connection;
-pub mod endpoint;
+mod call;
+mod client;
+mod command;
+mod connection;
+pub mod deno;
+mod egress;
+mod endpoint;
+mod env;
 pub mod events;
-pub mod files;
+mod expose;
+pub mod fetch;
 mod frame;
+pub mod fs;
 mod handshake;
-pub mod listing;
-pub mod process;
-pub mod rest;
-pub mod stream;
+mod listing;
+mod process;
+mod sandbox;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod transport;
 
-pub use connection::{CallError, Connection};
-pub use endpoint::{Endpoint, Token};
+pub use tombolo_api as api;
+
+pub use call::{CallError, EndReason};
+pub use client::{Client, EnvironmentError, Refusal, RequestError};
+pub use command::{Command, OUTPUT_LEN_MAX, SpawnError, Stdio};
+pub use deno::Deno;
+pub use egress::{
+    Egress, ExplainHeader, ExplainRequest, HostSums, PolicyChange, PutSecret, RecordEvent, Records,
+    SecretChange, SecretRow,
+};
+pub use endpoint::{Endpoint, EndpointError, Token};
+pub use env::{Env, EnvError};
+pub use expose::{AccessToken, ExposedSsh, Exposure, PrivateExposure, Target};
+pub use fs::Fs;
 pub use handshake::ConnectError;
-pub use rest::{RequestError, RestClient};
-pub use tombolo_api::config::NewSandbox;
+pub use listing::Sandboxes;
+pub use process::{
+    ExitStatus, OomConfidence, Output, Process, ProcessError, ProcessHandle, Signal, TerminalSize,
+};
+pub use sandbox::{Sandbox, SandboxBuilder, SandboxRef};
+pub use stream::{ReadStream, SendError, StreamError, WriteStream};
+pub use transport::{DialError, TrustError};
 
 /// What this client calls itself; the server's native dialect goes by it.
-pub const USER_AGENT: &str = concat!("tombolo/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("tombolo/", env!("CARGO_PKG_VERSION"));

@@ -1,128 +1,335 @@
-//! Processes in a sandbox: start, feed, read, signal, wait.
+//! Processes in a sandbox: feed, read, signal, wait.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
-use tombolo_api::rpc::{
-    KillParams, ResizeParams, SpawnParams, SpawnResult, Stdio, WaitParams, methods,
-};
-pub use tombolo_api::rpc::{OomConfidence, TerminalSize, WaitResult};
+use bytes::Bytes;
+use tombolo_api::rpc::{KillParams, ResizeParams, WaitParams, methods};
+pub use tombolo_api::rpc::{OomConfidence, TerminalSize, WaitResult as ExitStatus};
 
-use super::connection::{CallError, Connection, PendingCall};
-use super::stream::{InboundStream, OutboundStream, SendError};
+use crate::connection::{Connection, PendingCall};
+use crate::stream::{ReadStream, StreamError, WriteStream};
+use crate::{CallError, Sandbox, SpawnError};
 
-/// Whether the process reads what this side sends, or nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stdin {
-    Piped,
-    Null,
-}
-
-/// What to start.
-#[derive(Debug, Clone)]
-pub struct SpawnOptions {
-    pub command: String,
-    pub args: Vec<String>,
-    pub env: BTreeMap<String, String>,
-    pub cwd: Option<String>,
-    pub stdin: Stdin,
-    /// A terminal of this size, instead of pipes.
-    pub terminal: Option<TerminalSize>,
-}
-
-/// Why a process did not start.
+/// Why a process cannot be dealt with any further.
 #[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
-    #[error("cannot start {command}")]
-    Refused {
-        command: String,
+#[non_exhaustive]
+pub enum ProcessError {
+    /// It did not start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// How it ended is not known.
+    #[error("the exit of process {pid} is not known")]
+    Exit {
+        /// Which.
+        pid: i32,
+        /// Why not.
         #[source]
         source: CallError,
     },
-    #[error("cannot open the input of {command}")]
-    Stdin {
-        command: String,
+    /// Its output is not complete.
+    #[error("the output of process {pid} is not complete")]
+    Output {
+        /// Which.
+        pid: i32,
+        /// Why not.
         #[source]
-        source: SendError,
+        source: StreamError,
     },
 }
 
-/// A process that was started.
-#[derive(Debug)]
-pub struct Process {
-    pub pid: i32,
-    pub stdin: Option<OutboundStream>,
-    pub stdout: Option<InboundStream>,
-    pub stderr: Option<InboundStream>,
-    /// Answers when the process has exited.
-    pub exit: PendingCall,
+/// A signal of Linux's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each has its name and meaning from signal(7)")]
+pub enum Signal {
+    Hup,
+    Int,
+    Quit,
+    Abrt,
+    Kill,
+    Usr1,
+    Usr2,
+    Pipe,
+    Alrm,
+    Term,
+    Cont,
+    Stop,
+    Tstp,
+    Winch,
 }
 
-impl Connection {
-    /// Starts a process and asks at once for its exit: the server sends no
-    /// output before it is asked.
-    pub async fn spawn(&self, options: &SpawnOptions) -> Result<Process, SpawnError> {
-        let refused = |source| SpawnError::Refused {
-            command: options.command.clone(),
-            source,
-        };
-        let stdin = match options.stdin {
-            Stdin::Null => None,
-            Stdin::Piped => Some(self.outbound().await.map_err(|source| SpawnError::Stdin {
-                command: options.command.clone(),
-                source,
-            })?),
-        };
-        let params = SpawnParams {
-            command: options.command.clone(),
-            args: Some(options.args.clone()),
-            env: Some(options.env.clone()),
-            clear_env: None,
-            cwd: options.cwd.clone(),
-            stdin_stream_id: stdin.as_ref().map(OutboundStream::id),
-            stdout: Some(Stdio::Piped),
-            stderr: Some(Stdio::Piped),
-            terminal: options.terminal,
-        };
-        let spawned: SpawnResult = self.call(methods::SPAWN, &params).await.map_err(refused)?;
-        let stdout = spawned.stdout_stream_id.map(|id| self.inbound(id));
-        let stderr = spawned.stderr_stream_id.map(|id| self.inbound(id));
-        let wait = WaitParams { pid: spawned.pid };
-        Ok(Process {
-            pid: spawned.pid,
-            stdin,
+impl Signal {
+    /// As in `SIGTERM`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hup => "SIGHUP",
+            Self::Int => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Abrt => "SIGABRT",
+            Self::Kill => "SIGKILL",
+            Self::Usr1 => "SIGUSR1",
+            Self::Usr2 => "SIGUSR2",
+            Self::Pipe => "SIGPIPE",
+            Self::Alrm => "SIGALRM",
+            Self::Term => "SIGTERM",
+            Self::Cont => "SIGCONT",
+            Self::Stop => "SIGSTOP",
+            Self::Tstp => "SIGTSTP",
+            Self::Winch => "SIGWINCH",
+        }
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// How a process ended, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to its output; empty if that was not kept.
+    pub stdout: Bytes,
+    /// The same of its error output.
+    pub stderr: Bytes,
+}
+
+impl Output {
+    /// The output as text, with U+FFFD for what is none.
+    #[must_use]
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// The error output as text, with U+FFFD for what is none.
+    #[must_use]
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+/// The streams of a process that has started.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<WriteStream>,
+    pub(crate) stdout: Option<u64>,
+    pub(crate) stderr: Option<u64>,
+}
+
+/// A process in a sandbox. Dropping it lets it run on, with its streams
+/// closed; it ends with its sandbox.
+#[derive(Debug)]
+pub struct Process {
+    /// What it reads, if that was asked for. Take it to write.
+    pub stdin: Option<WriteStream>,
+    /// What it writes, if that was asked for. Take it to read.
+    pub stdout: Option<ReadStream>,
+    /// What it writes to its error output, if that was asked for.
+    pub stderr: Option<ReadStream>,
+    handle: ProcessHandle,
+    exit: Exit,
+    output_len_max: usize,
+}
+
+/// A process by its number, to signal it from wherever that is needed.
+#[derive(Debug, Clone)]
+pub struct ProcessHandle {
+    pid: i32,
+    connection: Connection,
+}
+
+#[derive(Debug)]
+enum Exit {
+    Awaited(PendingCall),
+    Known(ExitStatus),
+}
+
+impl Exit {
+    async fn status(&mut self) -> Result<ExitStatus, CallError> {
+        match self {
+            Self::Known(status) => Ok(status.clone()),
+            Self::Awaited(call) => {
+                let status: ExitStatus = call.reply().await?;
+                *self = Self::Known(status.clone());
+                Ok(status)
+            }
+        }
+    }
+}
+
+impl Sandbox {
+    /// A process that runs already, by its number: one of an earlier
+    /// connection, or one that another process started.
+    #[must_use]
+    pub fn process(&self, pid: i32) -> ProcessHandle {
+        ProcessHandle {
+            pid,
+            connection: self.connection().clone(),
+        }
+    }
+}
+
+impl Process {
+    /// Asks for its exit at once: the server sends no output before it is
+    /// asked.
+    pub(crate) async fn attend(
+        connection: &Connection,
+        pid: i32,
+        streams: Streams,
+        output_len_max: usize,
+    ) -> Result<Self, CallError> {
+        let stdout = streams.stdout.map(|id| connection.inbound(id));
+        let stderr = streams.stderr.map(|id| connection.inbound(id));
+        let wait = WaitParams { pid };
+        let exit = connection.begin(methods::PROCESS_WAIT, &wait).await?;
+        Ok(Self {
+            stdin: streams.stdin,
             stdout,
             stderr,
-            exit: self
-                .begin(methods::PROCESS_WAIT, &wait)
-                .await
-                .map_err(refused)?,
+            handle: ProcessHandle {
+                pid,
+                connection: connection.clone(),
+            },
+            exit: Exit::Awaited(exit),
+            output_len_max,
         })
     }
 
-    /// Sends a signal, such as `SIGINT`. A process that has gone is no error.
-    pub async fn signal(&self, pid: i32, signal: &str) -> Result<(), CallError> {
+    /// Its number in the sandbox.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.handle.pid
+    }
+
+    /// A second way to it, for another task.
+    #[must_use]
+    pub fn handle(&self) -> ProcessHandle {
+        self.handle.clone()
+    }
+
+    /// Waits for its end. Its input is closed first, and an output that
+    /// nobody took is read and forgotten. May be asked again.
+    ///
+    /// # Errors
+    /// A process that is lost with its connection.
+    pub async fn status(&mut self) -> Result<ExitStatus, ProcessError> {
+        if let Some(stdin) = self.stdin.take()
+            && let Err(error) = stdin.finish().await
+        {
+            tracing::debug!(%error, "the process reads no more");
+        }
+        for unread in [self.stdout.take(), self.stderr.take()]
+            .into_iter()
+            .flatten()
+        {
+            tokio::spawn(unread.discard());
+        }
+        self.exited().await
+    }
+
+    /// Waits for its end and for nothing else: for whoever reads its streams
+    /// at the same time.
+    ///
+    /// # Errors
+    /// A process that is lost with its connection.
+    pub async fn exited(&mut self) -> Result<ExitStatus, ProcessError> {
+        let pid = self.pid();
+        let status = self.exit.status().await;
+        status.map_err(|source| ProcessError::Exit { pid, source })
+    }
+
+    /// Waits for its end and gathers what it writes until then.
+    ///
+    /// # Errors
+    /// A process that writes more than is kept, or is lost.
+    pub async fn output(mut self) -> Result<Output, ProcessError> {
+        let pid = self.pid();
+        if let Some(stdin) = self.stdin.take()
+            && let Err(error) = stdin.finish().await
+        {
+            tracing::debug!(%error, "the process reads no more");
+        }
+        let len_max = self.output_len_max;
+        let (stdout, stderr) = tokio::try_join!(
+            gather(self.stdout.take(), len_max),
+            gather(self.stderr.take(), len_max)
+        )
+        .map_err(|source| ProcessError::Output { pid, source })?;
+        Ok(Output {
+            status: self.exited().await?,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Sends a signal. One that has ended is no error.
+    ///
+    /// # Errors
+    /// A connection that is lost.
+    pub async fn kill(&self, signal: Signal) -> Result<(), CallError> {
+        self.handle.kill(signal).await
+    }
+
+    /// Tells its terminal a new size.
+    ///
+    /// # Errors
+    /// A process that has ended or has no terminal.
+    pub async fn resize(&self, size: TerminalSize) -> Result<(), CallError> {
+        self.handle.resize(size).await
+    }
+}
+
+impl ProcessHandle {
+    /// Its number in the sandbox.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal. One that has ended is no error.
+    ///
+    /// # Errors
+    /// A connection that is lost.
+    pub async fn kill(&self, signal: Signal) -> Result<(), CallError> {
         let params = KillParams {
-            pid,
-            signal: Some(signal.to_owned()),
+            pid: self.pid,
+            signal: Some(signal.as_str().to_owned()),
         };
-        match self.call::<_, ()>(methods::PROCESS_KILL, &params).await {
-            Err(CallError::Failed { error })
-                if error.code.as_deref() == Some("ENOENT")
-                    && error.constructor_name == "TypeError" =>
-            {
-                Ok(())
-            }
+        let killed = self
+            .connection
+            .call::<_, ()>(methods::PROCESS_KILL, &params);
+        match killed.await {
+            Err(CallError::Failed { error }) if is_gone(&error) => Ok(()),
             answer => answer,
         }
     }
 
-    /// Tells a terminal its new size.
-    pub async fn resize(&self, pid: i32, size: TerminalSize) -> Result<(), CallError> {
+    /// Tells its terminal a new size.
+    ///
+    /// # Errors
+    /// A process that has ended or has no terminal.
+    pub async fn resize(&self, size: TerminalSize) -> Result<(), CallError> {
         let params = ResizeParams {
-            pid,
+            pid: self.pid,
             rows: size.rows,
             columns: size.columns,
         };
-        self.call(methods::PROCESS_RESIZE, &params).await
+        self.connection.call(methods::PROCESS_RESIZE, &params).await
+    }
+}
+
+/// What the server says of a process that has ended.
+fn is_gone(error: &tombolo_api::rpc::ErrorObject) -> bool {
+    error.code.as_deref() == Some("ENOENT") && error.constructor_name == "TypeError"
+}
+
+async fn gather(stream: Option<ReadStream>, len_max: usize) -> Result<Bytes, StreamError> {
+    match stream {
+        Some(stream) => stream.read_to_end(len_max).await,
+        None => Ok(Bytes::new()),
     }
 }

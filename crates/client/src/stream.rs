@@ -3,27 +3,33 @@
 //! is the protocol's flow control.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
 use parking_lot::Mutex;
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::rpc::ErrorObject;
 
-use super::frame;
+use crate::connection::Connection;
+use crate::frame;
 
 /// How many chunks of one stream wait for their reader.
 const CHUNKS_WAITING_MAX: usize = 16;
 /// How many streams may be open that nobody has asked for yet.
 const UNCLAIMED_MAX: usize = 256;
 /// The largest chunk that is sent in one frame.
-pub const CHUNK_LEN_MAX: usize = 64 * 1024;
+pub(crate) const CHUNK_LEN_MAX: usize = 64 * 1024;
 
 /// What arrives for a stream.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Chunk(Bytes),
     End,
     Failed(Option<ErrorObject>),
@@ -31,16 +37,42 @@ pub(super) enum Event {
 
 /// Why a stream gave no more.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StreamError {
+    /// The connection ended, and perhaps the sandbox with it.
     #[error("the connection to the sandbox ended in the middle of a stream")]
     ConnectionLost,
+    /// What made the stream could not go on.
     #[error("the stream broke off: {message}")]
-    Failed { message: String },
+    Failed {
+        /// In the words of the other side.
+        message: String,
+    },
+    /// There is more of it than was to be kept in memory.
+    #[error("the stream is longer than {limit} bytes; read it in pieces")]
+    TooLong {
+        /// Bytes of the longest that is taken.
+        limit: usize,
+    },
+    /// It was to be text.
+    #[error("the stream is not UTF-8")]
+    NotText(#[from] std::string::FromUtf8Error),
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match error {
+            StreamError::ConnectionLost => io::ErrorKind::ConnectionReset,
+            StreamError::NotText(_) => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
 }
 
 /// The streams that the server sends.
 #[derive(Debug, Default)]
-pub(super) struct InboundTable {
+pub(crate) struct InboundTable {
     entries: Mutex<HashMap<u64, Entry>>,
 }
 
@@ -49,6 +81,7 @@ struct Entry {
     sender: Option<mpsc::Sender<Event>>,
     /// Here until somebody asks for the stream.
     receiver: Option<mpsc::Receiver<Event>>,
+    is_announced: bool,
 }
 
 impl Entry {
@@ -57,25 +90,32 @@ impl Entry {
         Self {
             sender: Some(sender),
             receiver: Some(receiver),
+            is_announced: false,
         }
     }
 }
 
 impl InboundTable {
-    /// Where to put what arrives for `id`; nothing if nobody can want it.
-    pub(super) fn sender(&self, id: u64) -> Option<mpsc::Sender<Event>> {
+    /// The server begins a stream, whether or not somebody asked for it yet.
+    pub(crate) fn announce(&self, id: u64) {
         let mut entries = self.entries.lock();
         if !entries.contains_key(&id) {
             let unclaimed = entries.values().filter(|e| e.receiver.is_some()).count();
             if unclaimed >= UNCLAIMED_MAX {
-                return None;
+                tracing::debug!(stream = id, "too many streams that nobody asked for");
+                return;
             }
         }
-        entries.entry(id).or_insert_with(Entry::new).sender.clone()
+        entries.entry(id).or_insert_with(Entry::new).is_announced = true;
+    }
+
+    /// Where to put what arrives for `id`; nothing if nobody can want it.
+    pub(crate) fn sender(&self, id: u64) -> Option<mpsc::Sender<Event>> {
+        self.entries.lock().get(&id)?.sender.clone()
     }
 
     /// The last event of a stream has been queued.
-    pub(super) fn finish(&self, id: u64) {
+    pub(crate) fn finish(&self, id: u64) {
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get_mut(&id) {
             entry.sender = None;
@@ -85,7 +125,7 @@ impl InboundTable {
         }
     }
 
-    pub(super) fn claim(&self, id: u64) -> Option<mpsc::Receiver<Event>> {
+    pub(crate) fn claim(&self, id: u64) -> Option<mpsc::Receiver<Event>> {
         let mut entries = self.entries.lock();
         let entry = entries.entry(id).or_insert_with(Entry::new);
         let receiver = entry.receiver.take();
@@ -95,116 +135,192 @@ impl InboundTable {
         receiver
     }
 
+    /// Nobody reads the stream any more, and the server is told so. One that
+    /// was not begun yet may still be: it stays known as one to ignore.
+    fn forget(&self, id: u64) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&id) {
+            entry.sender = None;
+            if entry.is_announced {
+                entries.remove(&id);
+            }
+        }
+    }
+
     /// Forgets every stream, so that each reader learns that it is over.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.entries.lock().clear();
     }
 }
 
-/// A stream from the sandbox.
+/// Bytes from the sandbox: the output of a process, the body of a response.
+///
+/// Whoever has one reads it or drops it. A stream that is kept and not read
+/// holds up everything else on its connection, once some chunks of it wait.
+/// Dropping it tells the sandbox that nobody reads: a process finds its pipe
+/// closed, a download ends.
+///
+/// It is a [`Stream`] of chunks, too.
 #[derive(Debug)]
-pub struct InboundStream {
+pub struct ReadStream {
     id: u64,
     events: Option<mpsc::Receiver<Event>>,
     ended: bool,
-    outgoing: mpsc::Sender<Message>,
+    connection: Connection,
 }
 
-impl InboundStream {
-    pub(super) fn new(
+impl ReadStream {
+    pub(crate) fn new(
         id: u64,
         events: Option<mpsc::Receiver<Event>>,
-        outgoing: mpsc::Sender<Message>,
+        connection: Connection,
     ) -> Self {
         Self {
             id,
             events,
             ended: false,
-            outgoing,
+            connection,
         }
     }
 
     /// The next chunk, or nothing after the last. Dropping the future loses
     /// no chunk.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+    ///
+    /// # Errors
+    /// A stream that broke off; it gives nothing afterwards.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        self.next().await.transpose()
+    }
+
+    /// All that comes until the end, of at most `len_max` bytes.
+    ///
+    /// # Errors
+    /// A stream that broke off or is longer.
+    pub async fn read_to_end(mut self, len_max: usize) -> Result<Bytes, StreamError> {
+        let mut all = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if all.len() + chunk.len() > len_max {
+                return Err(StreamError::TooLong { limit: len_max });
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.freeze())
+    }
+
+    /// The same as text.
+    ///
+    /// # Errors
+    /// As [`ReadStream::read_to_end`], and what is not UTF-8.
+    pub async fn read_to_string(self, len_max: usize) -> Result<String, StreamError> {
+        let bytes = self.read_to_end(len_max).await?;
+        Ok(String::from_utf8(bytes.into())?)
+    }
+
+    /// As a reader of Tokio's, for lines and the like.
+    pub fn into_async_read(self) -> impl AsyncRead + tokio::io::AsyncBufRead + Send + Unpin {
+        StreamReader::new(self.map(|chunk| chunk.map_err(io::Error::from)))
+    }
+
+    /// Reads what comes and keeps nothing of it.
+    pub(crate) async fn discard(mut self) {
+        while let Ok(Some(_chunk)) = self.chunk().await {}
+    }
+}
+
+impl Stream for ReadStream {
+    type Item = Result<Bytes, StreamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
-            return Ok(None);
+            return Poll::Ready(None);
         }
         let event = match &mut self.events {
-            Some(events) => events.recv().await,
+            Some(events) => ready!(events.poll_recv(context)),
             None => None,
         };
         if let Some(Event::Chunk(chunk)) = event {
-            return Ok(Some(chunk));
+            return Poll::Ready(Some(Ok(chunk)));
         }
         self.ended = true;
-        match event {
-            Some(Event::Failed(error)) => Err(StreamError::Failed {
+        Poll::Ready(match event {
+            Some(Event::Failed(error)) => Some(Err(StreamError::Failed {
                 message: error.map_or_else(|| "no reason given".to_owned(), |e| e.message),
-            }),
-            Some(_end) => Ok(None),
-            None => Err(StreamError::ConnectionLost),
-        }
+            })),
+            Some(_end) => None,
+            None => Some(Err(StreamError::ConnectionLost)),
+        })
     }
+}
 
-    /// Tells the server that nobody reads any further.
-    pub async fn cancel(mut self) {
+impl Drop for ReadStream {
+    fn drop(&mut self) {
+        // Before the table forgets it: a chunk that waits for room in the
+        // queue must not hold up the connection.
         self.events = None;
-        if !self.ended {
-            let frame = Message::text(frame::stream_cancel(self.id));
-            if self.outgoing.send(frame).await.is_err() {
-                tracing::debug!(stream = self.id, "the connection ended before the cancel");
-            }
+        if self.ended {
+            return;
         }
+        self.connection.inbound_table().forget(self.id);
+        let frame = Message::text(frame::stream_cancel(self.id));
+        self.connection.post_later(frame);
     }
 }
 
 /// The streams that this client sends, for the server's cancellations.
 #[derive(Debug, Default)]
-pub(super) struct OutboundTable {
+pub(crate) struct OutboundTable {
     cancelled: Mutex<HashMap<u64, CancellationToken>>,
 }
 
 impl OutboundTable {
-    pub(super) fn cancel(&self, id: u64) {
+    pub(crate) fn cancel(&self, id: u64) {
         if let Some(token) = self.cancelled.lock().get(&id) {
             token.cancel();
         }
     }
 }
 
-/// A stream into the sandbox. Dropped without [`OutboundStream::end`], it
-/// tells the server that it broke off.
+/// Bytes into the sandbox: the input of a process, the content of a file.
+/// Dropped without [`WriteStream::finish`], it tells the sandbox that it broke
+/// off.
 #[derive(Debug)]
-pub struct OutboundStream {
+pub struct WriteStream {
     id: u64,
-    outgoing: mpsc::Sender<Message>,
-    table: Arc<OutboundTable>,
+    connection: Connection,
     cancelled: CancellationToken,
     ended: bool,
 }
 
 /// Why a stream into the sandbox takes no more.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError {
+    /// The connection ended, and perhaps the sandbox with it.
     #[error("the connection to the sandbox has ended")]
     ConnectionLost,
+    /// Whoever read it has had enough.
     #[error("the sandbox reads no more of the stream")]
     Cancelled,
 }
 
-impl OutboundStream {
-    pub(super) async fn start(
-        id: u64,
-        outgoing: mpsc::Sender<Message>,
-        table: Arc<OutboundTable>,
-    ) -> Result<Self, SendError> {
+impl From<SendError> for io::Error {
+    fn from(error: SendError) -> Self {
+        let kind = match error {
+            SendError::ConnectionLost => io::ErrorKind::ConnectionReset,
+            SendError::Cancelled => io::ErrorKind::BrokenPipe,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl WriteStream {
+    pub(crate) async fn start(id: u64, connection: Connection) -> Result<Self, SendError> {
         let cancelled = CancellationToken::new();
-        table.cancelled.lock().insert(id, cancelled.clone());
+        let table = &connection.outbound_table().cancelled;
+        table.lock().insert(id, cancelled.clone());
         let stream = Self {
             id,
-            outgoing,
-            table,
+            connection,
             cancelled,
             ended: false,
         };
@@ -212,12 +328,15 @@ impl OutboundStream {
         Ok(stream)
     }
 
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
     /// Sends bytes, and waits for as long as the socket is full.
-    pub async fn send(&self, data: &[u8]) -> Result<(), SendError> {
+    ///
+    /// # Errors
+    /// A stream that takes no more.
+    pub async fn write(&self, data: &[u8]) -> Result<(), SendError> {
         // The protocol knows no empty chunk, and `chunks` yields none.
         for chunk in data.chunks(CHUNK_LEN_MAX) {
             self.post(frame::stream_enqueue(self.id, chunk)).await?;
@@ -225,36 +344,36 @@ impl OutboundStream {
         Ok(())
     }
 
-    pub async fn end(mut self) -> Result<(), SendError> {
+    /// Ends the stream: the reader finds the end of its input.
+    ///
+    /// # Errors
+    /// A stream that takes no more.
+    pub async fn finish(mut self) -> Result<(), SendError> {
+        self.post(frame::stream_end(self.id)).await?;
         self.ended = true;
-        self.post(frame::stream_end(self.id)).await
+        Ok(())
     }
 
     async fn post(&self, frame: String) -> Result<(), SendError> {
         tokio::select! {
             biased;
             () = self.cancelled.cancelled() => Err(SendError::Cancelled),
-            sent = self.outgoing.send(Message::text(frame)) => {
+            sent = self.connection.post(Message::text(frame)) => {
                 sent.map_err(|_closed| SendError::ConnectionLost)
             }
         }
     }
 }
 
-impl Drop for OutboundStream {
+impl Drop for WriteStream {
     fn drop(&mut self) {
-        self.table.cancelled.lock().remove(&self.id);
+        let table = &self.connection.outbound_table().cancelled;
+        table.lock().remove(&self.id);
         if self.ended || self.cancelled.is_cancelled() {
             return;
         }
-        let Ok(frame) = frame::stream_error(self.id, "the sender gave up") else {
-            return;
-        };
-        if self.outgoing.try_send(Message::text(frame)).is_err() {
-            tracing::debug!(
-                stream = self.id,
-                "a stream was dropped while the socket was full"
-            );
+        if let Ok(frame) = frame::stream_error(self.id, "the sender gave up") {
+            self.connection.post_later(Message::text(frame));
         }
     }
 }

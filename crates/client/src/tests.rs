@@ -23,12 +23,14 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::files::WalkError;
-use super::process::{SpawnError, SpawnOptions, Stdin};
-use super::stream::{SendError, StreamError};
-use super::{CallError, ConnectError, Connection, Endpoint, NewSandbox, RequestError, RestClient};
-use super::{Token, USER_AGENT};
 use tombolo_api::query::RowsQuery;
+
+use crate::deno::EvalError;
+use crate::fs::FsCause;
+use crate::{
+    CallError, Client, Command, ConnectError, Endpoint, RequestError, Sandbox, SendError, Signal,
+    SpawnError, Stdio, StreamError, Token, USER_AGENT,
+};
 
 const ID: &str = "sbx_ord_0123456789abcdefghjk";
 /// Long enough for a busy machine, short enough to notice a hang.
@@ -80,10 +82,23 @@ where
     listen(Router::new().fallback(any(take))).await
 }
 
-async fn connect(endpoint: &Endpoint) -> Connection {
-    Connection::connect(endpoint, &Token::new("ddo_t"), ID)
-        .await
-        .unwrap()
+fn client(endpoint: &Endpoint) -> Client {
+    Client::new(endpoint.clone(), Token::new("ddo_t"))
+}
+
+async fn connect(endpoint: &Endpoint) -> Sandbox {
+    Sandbox::connect(&client(endpoint), ID).await.unwrap()
+}
+
+/// An error and what it came from, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// The next JSON from the client; control frames are nobody's business.
@@ -128,15 +143,11 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
         .expect("it hangs")
 }
 
-fn options() -> SpawnOptions {
-    SpawnOptions {
-        command: "cat".to_owned(),
-        args: vec!["-".to_owned()],
-        env: [("A".to_owned(), "b".to_owned())].into(),
-        cwd: Some("/tmp".to_owned()),
-        stdin: Stdin::Piped,
-        terminal: None,
-    }
+fn cat(sandbox: &Sandbox) -> Command {
+    let piped = Stdio::Piped;
+    let command = sandbox.command("cat").arg("-").env("A", "b");
+    let command = command.current_dir("/tmp").stdin(piped);
+    command.stdout(piped).stderr(piped)
 }
 
 #[tokio::test]
@@ -150,16 +161,12 @@ async fn the_handshake_names_the_client_the_token_and_the_configuration() {
     };
     let router = Router::new().route("/api/v3/sandboxes/create", get(create));
     let endpoint = listen(router).await;
-    let config = NewSandbox {
-        memory_mb: Some(2048),
-        timeout: Some("60s".to_owned()),
-        labels: [("k".to_owned(), "v".to_owned())].into(),
-        ..NewSandbox::default()
-    };
-    let connection = Connection::create(&endpoint, &Token::new("ddo_t"), &config)
-        .await
-        .unwrap();
-    assert_eq!(connection.sandbox(), ID);
+    let asked = Sandbox::builder()
+        .memory_mib(2048)
+        .timeout(Duration::from_millis(59_001))
+        .label("k", "v");
+    let sandbox = asked.create(&client(&endpoint)).await.unwrap();
+    assert_eq!(sandbox.id().as_str(), ID);
     let seen = seen.lock().unwrap();
     assert_eq!(seen["authorization"], "Bearer ddo_t");
     assert_eq!(seen["user-agent"], USER_AGENT);
@@ -182,11 +189,9 @@ async fn a_refused_handshake_is_told_in_the_servers_words() {
             .into_response()
     }
     let endpoint = listen(Router::new().fallback(any(refuse))).await;
-    let token = Token::new("ddo_t");
-    let error = Connection::create(&endpoint, &token, &NewSandbox::default())
-        .await
-        .unwrap_err();
+    let error = Sandbox::create(&client(&endpoint)).await.unwrap_err();
     assert_eq!(error.to_string(), "too many (LIMIT_EXCEEDED, trace t1)");
+    assert!(error.next_step().is_some());
     assert_eq!(error.refusal().unwrap().status, 429);
 }
 
@@ -194,23 +199,23 @@ async fn a_refused_handshake_is_told_in_the_servers_words() {
 async fn what_is_no_sandbox_server_is_not_taken_for_one() {
     let unnamed = any(|request: Request| async { upgrade(request, |_socket| async {}) });
     let endpoint = listen(Router::new().fallback(unnamed)).await;
-    let token = Token::new("");
-    let error = Connection::connect(&endpoint, &token, ID)
-        .await
-        .unwrap_err();
+    let connect = async |endpoint: &Endpoint| Sandbox::connect(&client(endpoint), ID).await;
+    let error = connect(&endpoint).await.unwrap_err();
     assert!(matches!(error, ConnectError::NotAServer { .. }), "{error}");
 
     let page = any(|| async { (StatusCode::OK, "<html>\u{1b}[2J") });
     let endpoint = listen(Router::new().fallback(page)).await;
-    let error = Connection::connect(&endpoint, &token, ID)
-        .await
-        .unwrap_err();
+    let error = connect(&endpoint).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("200") && !text.contains('\u{1b}'), "{text}");
 
     let nobody = Endpoint::parse("http://127.0.0.1:1").unwrap();
-    let error = Connection::connect(&nobody, &token, ID).await.unwrap_err();
+    let error = connect(&nobody).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+    let error = Sandbox::connect(&client(&nobody), "../x")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ConnectError::Id { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -247,19 +252,23 @@ async fn a_process_is_fed_read_and_waited_for() {
     })
     .await;
     in_time(async {
-        let connection = connect(&endpoint).await;
-        let mut process = connection.spawn(&options()).await.unwrap();
+        let sandbox = connect(&endpoint).await;
+        let mut process = cat(&sandbox).spawn().await.unwrap();
         let stdin = process.stdin.take().unwrap();
-        stdin.send(b"hello").await.unwrap();
-        stdin.end().await.unwrap();
-        let mut stdout = process.stdout.unwrap();
-        assert_eq!(stdout.next().await.unwrap().unwrap(), "hello");
-        assert!(stdout.next().await.unwrap().is_none());
-        assert!(stdout.next().await.unwrap().is_none());
-        assert!(process.stderr.unwrap().next().await.unwrap().is_none());
-        let exit: super::process::WaitResult = process.exit.reply().await.unwrap();
-        assert_eq!((exit.code, exit.signal.as_deref()), (137, Some("SIGKILL")));
-        connection.close().await;
+        stdin.write(b"hello").await.unwrap();
+        stdin.finish().await.unwrap();
+        let mut stdout = process.stdout.take().unwrap();
+        assert_eq!(stdout.chunk().await.unwrap().unwrap(), "hello");
+        assert!(stdout.chunk().await.unwrap().is_none());
+        assert!(stdout.chunk().await.unwrap().is_none());
+        let mut stderr = process.stderr.take().unwrap();
+        assert!(stderr.chunk().await.unwrap().is_none());
+        // As often as it is asked.
+        for _ in 0..2 {
+            let exit = process.status().await.unwrap();
+            assert_eq!((exit.code, exit.signal.as_deref()), (137, Some("SIGKILL")));
+        }
+        sandbox.close().await;
     })
     .await;
 }
@@ -283,16 +292,20 @@ async fn a_failed_call_says_what_failed() {
     })
     .await;
     in_time(async {
-        let connection = connect(&endpoint).await;
-        let error = connection.read_link("/a").await.unwrap_err();
-        assert_eq!(error.to_string(), "no such file");
-        let error = connection.read_link("/a").await.unwrap_err();
+        let fs = connect(&endpoint).await.fs();
+        let error = fs.read_link("/a").await.unwrap_err();
+        assert_eq!(chain(&error), "cannot read the link /a: no such file");
+        assert!(error.is_not_found());
+        let error = fs.read_link("/a").await.unwrap_err();
         assert_eq!(
-            error.to_string(),
-            "the server refused the call readLink: Method not found (-32601)"
+            chain(&error),
+            "cannot read the link /a: the server refused the call readLink: \
+             Method not found (-32601)"
         );
-        let error = connection.read_link("/a").await.unwrap_err();
-        assert!(matches!(error, CallError::Decode { .. }), "{error}");
+        let error = fs.read_link("/a").await.unwrap_err();
+        let FsCause::Call(CallError::Decode { .. }) = error.cause() else {
+            panic!("{error:?}")
+        };
     })
     .await;
 }
@@ -309,9 +322,9 @@ async fn a_signal_for_a_process_that_has_gone_is_no_error() {
     })
     .await;
     in_time(async {
-        let connection = connect(&endpoint).await;
-        connection.signal(7, "SIGINT").await.unwrap();
-        assert!(connection.signal(7, "SIGINT").await.is_err());
+        let process = connect(&endpoint).await.process(7);
+        process.kill(Signal::Int).await.unwrap();
+        assert!(process.kill(Signal::Int).await.is_err());
     })
     .await;
 }
@@ -351,24 +364,28 @@ async fn when_the_connection_ends_nothing_hangs() {
         })
         .await;
         in_time(async {
-            let connection = connect(&endpoint).await;
-            let mut walk = connection.walk("/").await.unwrap();
-            let error = connection.read_link("/a").await.unwrap_err();
+            let sandbox = connect(&endpoint).await;
+            let fs = sandbox.fs();
+            let mut walk = fs.walk("/").await.unwrap();
+            let error = fs.read_link("/a").await.unwrap_err();
+            let expected = format!("cannot read the link /a: {expected}");
             assert!(
-                error.to_string().starts_with(expected),
-                "{error}\n{expected}"
+                chain(&error).starts_with(&expected),
+                "{error:?}\n{expected}"
             );
             let error = walk.next().await.unwrap_err();
-            assert!(
-                matches!(error, WalkError::Stream(StreamError::ConnectionLost)),
-                "{error}"
-            );
+            let FsCause::Stream(StreamError::ConnectionLost) = error.cause() else {
+                panic!("{error:?}")
+            };
             // What comes later learns it at once.
-            let error = connection.read_link("/a").await.unwrap_err();
-            assert!(matches!(error, CallError::ConnectionLost { .. }), "{error}");
-            let error = connection.spawn(&options()).await.unwrap_err();
+            let error = fs.read_link("/a").await.unwrap_err();
+            let FsCause::Call(CallError::ConnectionLost { .. }) = error.cause() else {
+                panic!("{error:?}")
+            };
+            let error = cat(&sandbox).spawn().await.unwrap_err();
             let (SpawnError::Refused { .. } | SpawnError::Stdin { .. }) = error;
-            assert!(connection.inbound(6).next().await.is_err());
+            assert!(sandbox.connection().inbound(6).chunk().await.is_err());
+            sandbox.closed().await;
         })
         .await;
     }
@@ -391,11 +408,13 @@ async fn a_stream_may_come_before_it_is_asked_for_and_may_break() {
     })
     .await;
     in_time(async {
-        let connection = connect(&endpoint).await;
-        let mut walk = connection.walk("/").await.unwrap();
+        let mut walk = connect(&endpoint).await.fs().walk("/").await.unwrap();
         assert_eq!(walk.next().await.unwrap().unwrap().path, "/a");
         let error = walk.next().await.unwrap_err();
-        assert_eq!(error.to_string(), "the stream broke off: not yours");
+        assert_eq!(
+            chain(&error),
+            "cannot walk /: the stream broke off: not yours"
+        );
     })
     .await;
 }
@@ -422,8 +441,8 @@ async fn both_sides_can_say_that_they_read_no_more() {
     })
     .await;
     in_time(async {
-        let connection = connect(&endpoint).await;
-        let writer = connection.open_for_writing("/a", 0o644).await.unwrap();
+        let fs = connect(&endpoint).await.fs();
+        let mut writer = fs.write_stream("/a").await.unwrap();
         let error = loop {
             if let Err(error) = writer.write(b"x").await {
                 break error;
@@ -431,9 +450,9 @@ async fn both_sides_can_say_that_they_read_no_more() {
             tokio::task::yield_now().await;
         };
         assert!(matches!(error, SendError::Cancelled), "{error}");
-        assert_eq!(writer.reason().await.to_string(), "disk full");
-        connection.walk("/").await.unwrap();
-        connection.inbound(9).cancel().await;
+        let reason = writer.reason().await;
+        assert_eq!(chain(&reason), "cannot write /a: disk full");
+        drop(fs.walk("/").await.unwrap());
         assert_eq!(tell.recv().await.unwrap(), 9);
     })
     .await;
@@ -454,11 +473,11 @@ async fn a_server_that_does_not_read_holds_up_the_sender() {
     })
     .await;
     in_time(async {
-        let connection = connect(&endpoint).await;
-        let stream = connection.outbound().await.unwrap();
+        let sandbox = connect(&endpoint).await;
+        let stream = sandbox.connection().outbound().await.unwrap();
         let piece = vec![b'x'; 1024 * 1024];
         let mut sent = 0;
-        while tokio::time::timeout(Duration::from_millis(500), stream.send(&piece))
+        while tokio::time::timeout(Duration::from_millis(500), stream.write(&piece))
             .await
             .is_ok()
         {
@@ -466,8 +485,8 @@ async fn a_server_that_does_not_read_holds_up_the_sender() {
             assert!(sent < SENT_MAX, "nothing holds up the sender");
         }
         release.notify_one();
-        stream.send(&piece).await.unwrap();
-        stream.end().await.unwrap();
+        stream.write(&piece).await.unwrap();
+        stream.finish().await.unwrap();
     })
     .await;
 }
@@ -488,7 +507,7 @@ async fn requests_bring_an_answer_or_a_reason() {
                 (StatusCode::UNAUTHORIZED, body)
             }),
         );
-    let client = RestClient::new(listen(answers).await, Token::new("t"));
+    let client = client(&listen(answers).await);
     let ask = async |path: &str| client.get::<Value>(path).await.map_err(|e| e.to_string());
     assert_eq!(ask("/ok").await, Ok(json!({"a": 1})));
     for (path, expected) in [
@@ -502,10 +521,8 @@ async fn requests_bring_an_answer_or_a_reason() {
         assert_eq!(ask(path).await, Err(expected.to_owned()));
     }
     assert!(!client.healthy().await);
-    let nobody = RestClient::new(
-        Endpoint::parse("http://127.0.0.1:1").unwrap(),
-        Token::new("t"),
-    );
+    let nobody = Endpoint::parse("http://127.0.0.1:1").unwrap();
+    let nobody = Client::new(nobody, Token::new("t"));
     let error = nobody.get::<Value>("/ok").await.unwrap_err();
     assert!(matches!(error, RequestError::Unreachable { .. }), "{error}");
 }
@@ -551,10 +568,11 @@ async fn a_listing_is_read_to_its_end_or_its_limit() {
         (5, Some(3), 3),
         (5, Some(9), 5),
     ] {
-        let client = RestClient::new(listen(pages(there)).await, Token::new("t"));
-        let mut query = RowsQuery::default();
-        query.page.limit = limit;
-        let rows = in_time(client.sandbox_rows(query)).await.unwrap();
+        let mut listing = client(&listen(pages(there)).await).sandboxes();
+        if let Some(limit) = limit {
+            listing = listing.limit(limit);
+        }
+        let rows = in_time(listing.all()).await.unwrap();
         let numbers: Vec<i64> = rows.iter().map(|row| row.created_at_ms.0).collect();
         assert_eq!(
             numbers,
@@ -562,10 +580,156 @@ async fn a_listing_is_read_to_its_end_or_its_limit() {
             "{limit:?} of {there}"
         );
     }
-    let endless = RestClient::new(listen(pages(usize::MAX)).await, Token::new("t"));
-    let error = endless
-        .sandbox_rows(RowsQuery::default())
-        .await
-        .unwrap_err();
+    let endless = client(&listen(pages(usize::MAX)).await).sandboxes();
+    let error = endless.all().await.unwrap_err();
     assert!(matches!(error, RequestError::Endless { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_aborted_cancelled_or_closed() {
+    let (told, mut tell) = tokio::sync::mpsc::channel(8);
+    let endpoint = scripted(move |mut socket| {
+        let told = told.clone();
+        async move {
+            while let Some(Ok(message)) = socket.next().await {
+                match message {
+                    Message::Text(text) => {
+                        let message: Value = serde_json::from_str(&text).unwrap();
+                        match message["method"].as_str().unwrap() {
+                            "walk" => {
+                                reply(&mut socket, &message, json!({"ok": {"streamId": 5}})).await;
+                            }
+                            "open" => {
+                                let opened = json!({"ok": {"fileHandleId": 6}});
+                                reply(&mut socket, &message, opened).await;
+                            }
+                            method => {
+                                let method = method.to_owned();
+                                told.send((method, message["params"].clone()))
+                                    .await
+                                    .unwrap();
+                            }
+                        }
+                    }
+                    Message::Close(_) => {
+                        told.send(("goodbye".to_owned(), Value::Null))
+                            .await
+                            .unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    })
+    .await;
+    in_time(async {
+        let sandbox = connect(&endpoint).await;
+        let fs = sandbox.fs();
+        let next = async |tell: &mut tokio::sync::mpsc::Receiver<(String, Value)>| {
+            tell.recv().await.unwrap()
+        };
+        let reading = fs.read_file("/a");
+        // Asked, and never answered.
+        tokio::select! {
+            _ = reading => panic!("nobody answered"),
+            (method, params) = next(&mut tell) => {
+                assert_eq!(method, "readFile");
+                assert!(params["abortId"].is_u64(), "{params}");
+            }
+        }
+        assert_eq!(next(&mut tell).await.0, "abort");
+        drop(fs.walk("/").await.unwrap());
+        let cancel = ("$sandbox.stream.cancel".to_owned(), json!({"streamId": 5}));
+        assert_eq!(next(&mut tell).await, cancel);
+        drop(fs.open("/a").await.unwrap());
+        let close = ("fileClose".to_owned(), json!({"fileHandleId": 6}));
+        assert_eq!(next(&mut tell).await, close);
+        // The last that uses a connection takes it along.
+        drop(sandbox);
+        drop(fs);
+        assert_eq!(next(&mut tell).await.0, "goodbye");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_does_not_hold_up_a_close() {
+    let endpoint = scripted(|mut socket| async move {
+        let walk = receive(&mut socket).await;
+        reply(&mut socket, &walk, json!({"ok": {"streamId": 5}})).await;
+        send(&mut socket, &stream("start", json!({"streamId": 5}))).await;
+        for _ in 0..64 {
+            let chunk = json!({"streamId": 5, "data": "eHg="});
+            send(&mut socket, &stream("enqueue", chunk)).await;
+        }
+        while socket.next().await.is_some() {}
+    })
+    .await;
+    let sandbox = connect(&endpoint).await;
+    let walk = in_time(sandbox.fs().walk("/")).await.unwrap();
+    // Shorter than what would end the wait for a server that says nothing.
+    let closed = tokio::time::timeout(Duration::from_secs(3), sandbox.close());
+    closed.await.expect("the close waits for the reader");
+    drop(walk);
+}
+
+#[tokio::test]
+async fn each_restart_of_a_program_is_told_once() {
+    let endpoint = scripted(|mut socket| async move {
+        let restart = json!({"jsonrpc": "2.0", "method": "$sandbox.deno.watcher.restart",
+            "params": {"watcherId": "w"}});
+        let spawn = receive(&mut socket).await;
+        assert_eq!(spawn["params"]["watch"], json!(true));
+        // One comes before anybody can have asked for it.
+        send(&mut socket, &restart).await;
+        let spawned = json!({"ok": {"pid": 7, "stdoutStreamId": null, "stderrStreamId": null,
+            "watcherId": "w"}});
+        reply(&mut socket, &spawn, spawned).await;
+        let _wait = receive(&mut socket).await;
+        send(&mut socket, &restart).await;
+    })
+    .await;
+    in_time(async {
+        let sandbox = connect(&endpoint).await;
+        let program = sandbox.deno().run("/main.ts").watch();
+        let mut program = program.spawn().await.unwrap();
+        assert_eq!(program.restarted().await, Some(()));
+        assert_eq!(program.restarted().await, Some(()));
+        assert_eq!(program.restarted().await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_code_throws_is_told_apart_from_a_repl_that_ends() {
+    let endpoint = scripted(|mut socket| async move {
+        let answers = [
+            json!({"ok": {"pid": 7, "stdoutStreamId": null, "stderrStreamId": null}}),
+            json!({"ok": [1, "a"]}),
+            json!({"error": {"constructorName": "RangeError", "message": "m"}}),
+            json!({"ok": "text"}),
+            json!({"error": {"constructorName": "TypeError", "message": "gone", "code": "ENOENT"}}),
+        ];
+        for answer in answers {
+            let mut call = receive(&mut socket).await;
+            if call["method"] == "processWait" {
+                call = receive(&mut socket).await;
+            }
+            reply(&mut socket, &call, answer).await;
+        }
+    })
+    .await;
+    in_time(async {
+        let repl = connect(&endpoint).await.deno().repl().spawn().await;
+        let repl = repl.unwrap();
+        let pair: (u8, String) = repl.eval("[1, 'a']").await.unwrap();
+        assert_eq!(pair, (1, "a".to_owned()));
+        let error = repl.call::<Value>("f", (1, "b")).await.unwrap_err();
+        assert_eq!(error.thrown().unwrap().class(), "RangeError");
+        let error = repl.eval::<u8>("'text'").await.unwrap_err();
+        assert!(matches!(error, EvalError::Value(_)), "{error}");
+        let error = repl.eval::<u8>("1").await.unwrap_err();
+        assert!(matches!(error, EvalError::Call(_)), "{error}");
+    })
+    .await;
 }

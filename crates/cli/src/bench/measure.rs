@@ -1,18 +1,14 @@
 //! What is timed, and how.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
-use tombolo_api::rpc::{
-    DenoPidParams, DenoProcessParams, DenoReplEvalParams, SpawnResult, Stdio, methods,
-};
 
-use crate::failure::{Failure, OrFail as _, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::wire;
-use tombolo_client::process::{SpawnOptions, Stdin, WaitResult};
-use tombolo_client::{Connection, NewSandbox, RestClient};
+use tombolo_client::fs::WriteOptions;
+use tombolo_client::{Client, Sandbox};
 
 /// How many sandboxes are ended at the same time.
 const ENDS_AT_ONCE: usize = 8;
@@ -59,33 +55,28 @@ pub(super) struct FileSamples {
 #[derive(Debug)]
 pub(super) struct Crowd {
     pub(super) latency: Samples,
-    sandboxes: Vec<Connection>,
+    sandboxes: Vec<Sandbox>,
 }
 
 /// The client under measurement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bench<'a> {
-    client: &'a RestClient,
+    client: &'a Client,
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn new(client: &'a RestClient) -> Self {
+    pub(super) fn new(client: &'a Client) -> Self {
         Self { client }
     }
 
-    pub(super) async fn sandbox(&self) -> Outcome<Connection> {
-        let config = NewSandbox::default();
-        Connection::create(self.client.endpoint(), self.client.token(), &config)
-            .await
-            .map_err(wire::not_connected)
+    pub(super) async fn sandbox(&self) -> Outcome<Sandbox> {
+        let sandbox = Sandbox::create(self.client).await;
+        sandbox.map_err(wire::not_connected)
     }
 
     /// Ends a sandbox and waits until nothing is left of it.
-    pub(super) async fn end(&self, sandbox: Connection) -> Outcome {
-        let path = format!("/api/v3/sandbox/{}", sandbox.sandbox());
-        self.client.delete(&path).await.map_err(wire::refused)?;
-        sandbox.close().await;
-        Ok(())
+    pub(super) async fn end(&self, sandbox: Sandbox) -> Outcome {
+        sandbox.kill().await.map_err(wire::refused)
     }
 
     /// Creates one after another.
@@ -111,7 +102,7 @@ impl<'a> Bench<'a> {
         Ok((created, executed))
     }
 
-    pub(super) async fn exec(&self, sandbox: &Connection, runs: u32) -> Outcome<Samples> {
+    pub(super) async fn exec(&self, sandbox: &Sandbox, runs: u32) -> Outcome<Samples> {
         let mut samples = Samples::default();
         for _ in 0..runs {
             let begun = Instant::now();
@@ -123,25 +114,12 @@ impl<'a> Bench<'a> {
 
     /// What `deno.eval("1 + 1")` of the SDKs does: a REPL that starts, answers
     /// and is told to end.
-    pub(super) async fn eval(&self, sandbox: &Connection, runs: u32) -> Outcome<Samples> {
-        let quiet = DenoProcessParams {
-            stdout: Some(Stdio::Null),
-            stderr: Some(Stdio::Null),
-            ..DenoProcessParams::default()
-        };
+    pub(super) async fn eval(&self, sandbox: &Sandbox, runs: u32) -> Outcome<Samples> {
         let mut samples = Samples::default();
         for _ in 0..runs {
             let begun = Instant::now();
-            let repl: SpawnResult = sandbox.call(methods::SPAWN_DENO_REPL, &quiet).await?;
-            let code = "1 + 1".to_owned();
-            let pid = repl.pid;
-            let eval = DenoReplEvalParams { pid, code };
-            let sum: u32 = sandbox.call(methods::DENO_REPL_EVAL, &eval).await?;
+            let sum: u32 = sandbox.deno().eval("1 + 1").await?;
             check(sum == 2)?;
-            let close = DenoPidParams { pid };
-            sandbox
-                .call::<_, ()>(methods::DENO_REPL_CLOSE, &close)
-                .await?;
             samples.push(begun.elapsed());
         }
         Ok(samples)
@@ -149,30 +127,30 @@ impl<'a> Bench<'a> {
 
     pub(super) async fn files(
         &self,
-        sandbox: &Connection,
+        sandbox: &Sandbox,
         bytes: usize,
         runs: u32,
     ) -> Outcome<FileSamples> {
         // Not all zeros, which something on the way might make short work of.
         let pattern: Vec<u8> = (0..=250).cycle().take(bytes).collect();
+        let fs = sandbox.fs();
         let mut samples = FileSamples::default();
         for _ in 0..runs {
             let begun = Instant::now();
-            let writer = sandbox.open_for_writing(FILE, 0o644).await?;
-            writer.write(&pattern).await?;
-            writer.finish().await?;
+            let options = WriteOptions::new().mode(0o644);
+            fs.write_file_with(FILE, &pattern, options).await?;
             samples.write.push(begun.elapsed());
 
             let begun = Instant::now();
-            let content = sandbox.read_file(FILE).await?;
+            let content = fs.read_file(FILE).await?;
             samples.read.push(begun.elapsed());
             check(content.as_ref() == pattern.as_slice())?;
             drop(content);
 
             let begun = Instant::now();
-            let mut reader = sandbox.open_for_reading(FILE).await?;
+            let mut reader = fs.read_stream(FILE).await?;
             let mut len = 0;
-            while let Some(piece) = reader.next().await? {
+            while let Some(piece) = reader.chunk().await? {
                 check(pattern[len..].starts_with(&piece))?;
                 len += piece.len();
             }
@@ -180,7 +158,7 @@ impl<'a> Bench<'a> {
             samples.read_pieces.push(begun.elapsed());
             check(len == pattern.len())?;
         }
-        sandbox.remove(FILE).await?;
+        fs.remove(FILE).await?;
         Ok(samples)
     }
 
@@ -218,22 +196,8 @@ fn check(same: bool) -> Outcome {
     ))
 }
 
-async fn exec_true(sandbox: &Connection) -> Outcome {
-    let process = sandbox
-        .spawn(&SpawnOptions {
-            command: "true".to_owned(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            cwd: None,
-            stdin: Stdin::Null,
-            terminal: None,
-        })
-        .await?;
-    let exit: WaitResult = process
-        .exit
-        .reply()
-        .await
-        .while_doing("a command's exit is not known")?;
+async fn exec_true(sandbox: &Sandbox) -> Outcome {
+    let exit = sandbox.command("true").status().await?;
     if exit.success {
         return Ok(());
     }

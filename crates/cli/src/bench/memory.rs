@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tombolo_api::native::{SANDBOXES_PATH, SandboxPhase, SandboxRow};
+use tombolo_api::native::SandboxPhase;
 
 use crate::failure::{Failure, Outcome};
 use crate::up::Pids;
-use tombolo_client::RestClient;
+use tombolo_client::Client;
 
 /// How long sandboxes are left alone before they count as idle.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -30,9 +30,8 @@ pub(super) async fn settle() {
     tokio::time::sleep(SETTLE).await;
 }
 
-pub(super) async fn look(client: &RestClient, pids: &Pids, count: usize) -> Outcome<Memory> {
-    let path = format!("{SANDBOXES_PATH}?usage=fresh");
-    let rows: Vec<SandboxRow> = client.get(&path).await?;
+pub(super) async fn look(client: &Client, pids: &Pids, count: usize) -> Outcome<Memory> {
+    let rows = client.sandboxes().fresh_usage().all().await?;
     let mut private: Vec<u64> = rows
         .iter()
         .filter(|row| row.state == SandboxPhase::Running)

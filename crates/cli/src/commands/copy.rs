@@ -1,44 +1,56 @@
 //! `tombolo sandbox copy`: files and directories between this machine and
 //! sandboxes, in either direction.
-//!
-//! What comes out of a sandbox is not to be trusted: names must stay below the
-//! destination, symbolic links are made only after everything else, and
-//! nothing is ever written through one that is already there.
 
-mod local;
 mod place;
-mod remote;
-mod side;
 
-use std::path::PathBuf;
-
-use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use indicatif::{HumanBytes, ProgressBar};
-use serde::Serialize;
+use tombolo_client::fs::{CopyEvent, CopyPlace, Fs};
+use tombolo_client::{Client, Sandbox};
 use tombolo_diag::ExitCode;
 
 use super::sandbox;
 use crate::cli::CopyArgs;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::{output, wire};
 use place::Place;
-use side::{Entry, Kind, Side};
 
-/// How many files are on their way at once.
-const FILES_AT_ONCE: usize = 8;
-/// How many symbolic links wait for the end.
-const LINKS_MAX: usize = 1_000_000;
+/// One end of a copy, connected to if it is in a sandbox.
+struct End {
+    path: String,
+    sandbox: Option<(Sandbox, Fs)>,
+}
 
-/// What was copied.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Copied {
-    files: u64,
-    directories: u64,
-    links: u64,
-    skipped: u64,
-    bytes: u64,
+impl End {
+    async fn open(client: &Client, place: Place) -> Outcome<Self> {
+        let (path, id) = match place {
+            Place::Local(path) => (path, None),
+            Place::Sandbox(id, path) => (path, Some(id)),
+        };
+        let sandbox = match id {
+            None => None,
+            Some(id) => {
+                let sandbox = client.sandbox(&id).connect().await;
+                let sandbox = sandbox.map_err(wire::not_connected)?;
+                let fs = sandbox.fs();
+                Some((sandbox, fs))
+            }
+        };
+        Ok(Self { path, sandbox })
+    }
+
+    fn place(&self) -> CopyPlace<'_> {
+        match &self.sandbox {
+            None => CopyPlace::Here(&self.path),
+            Some((_, fs)) => CopyPlace::Sandbox(fs, &self.path),
+        }
+    }
+
+    async fn close(self) {
+        if let Some((sandbox, _)) = self.sandbox {
+            sandbox.close().await;
+        }
+    }
 }
 
 pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
@@ -52,14 +64,24 @@ pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
         .hint("write the one that is as ID:PATH; \"tombolo sandbox list\" shows the ids"));
     }
     let client = sandbox::client(context, &args.server).await?;
-    let from = Side::open(&client, &source).await?;
-    let to = Side::open(&client, &destination).await?;
+    let from = End::open(&client, source).await?;
+    let to = End::open(&client, destination).await?;
     let progress = progress_bar();
-    let copied = transfer(&from, source.path(), &to, destination.path(), &progress).await;
+    let copied = tombolo_client::fs::copy_with(from.place(), to.place(), |event| {
+        tell(&event, &progress);
+    });
+    let copied = copied.await;
     progress.finish_and_clear();
     from.close().await;
     to.close().await;
-    let copied = copied?;
+    let copied = copied.map_err(|error| {
+        let hint = error.next_step();
+        let failure = Failure::from(error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
     if args.json {
         return output::json(&copied);
     }
@@ -82,106 +104,17 @@ fn progress_bar() -> ProgressBar {
     }
 }
 
-async fn transfer(
-    from: &Side,
-    source: &str,
-    to: &Side,
-    destination: &str,
-    progress: &ProgressBar,
-) -> Outcome<Copied> {
-    let target = choose_target(from, source, to, destination).await?;
-    let mut walk = from.walk(source).await?;
-    let mut copied = Copied::default();
-    let mut links = Vec::new();
-    let mut files = FuturesUnordered::new();
-    while let Some(entry) = walk.next(from).await? {
-        let path = side::join(&target, &entry.relative);
-        match entry.kind {
-            // Awaited in its turn: what is in it comes after it.
-            Kind::Directory { mode } => {
-                to.make_directory(&path, mode, entry.relative.as_os_str().is_empty())
-                    .await?;
-                copied.directories += 1;
-            }
-            Kind::File { .. } => files.push(copy_file(from, entry, to, path)),
-            Kind::Link { to } if links.len() < LINKS_MAX => links.push((path, to)),
-            Kind::Link { .. } => {
-                return Err(Failure::message(
-                    ExitCode::Failure,
-                    format!("there are more than {LINKS_MAX} symbolic links"),
-                ));
-            }
-            Kind::Other => {
-                copied.skipped += 1;
-                output::tell(&format!(
-                    "skipped {}: it is no file, directory or link",
-                    output::printable(&entry.path)
-                ));
-            }
+fn tell(event: &CopyEvent<'_>, progress: &ProgressBar) {
+    match event {
+        CopyEvent::File(copied) => {
+            let bytes = HumanBytes(copied.bytes);
+            progress.set_message(format!("{} files, {bytes}", copied.files));
+            progress.tick();
         }
-        if files.len() >= FILES_AT_ONCE
-            && let Some(bytes) = files.try_next().await?
-        {
-            copied.add_file(bytes, progress);
-        }
-    }
-    while let Some(bytes) = files.next().await {
-        copied.add_file(bytes?, progress);
-    }
-    for (path, points_to) in links {
-        to.make_link(&path, &points_to).await?;
-        copied.links += 1;
-    }
-    Ok(copied)
-}
-
-impl Copied {
-    fn add_file(&mut self, bytes: u64, progress: &ProgressBar) {
-        self.files += 1;
-        self.bytes += bytes;
-        progress.set_message(format!("{} files, {}", self.files, HumanBytes(self.bytes)));
-        progress.tick();
+        CopyEvent::Skipped(path) => output::tell(&format!(
+            "skipped {}: it is no file, directory or link",
+            output::printable(path)
+        )),
+        _ => {}
     }
 }
-
-/// Into a directory that is there, otherwise under the name that was given.
-async fn choose_target(from: &Side, source: &str, to: &Side, destination: &str) -> Outcome<String> {
-    if !from.exists(source).await? {
-        return Err(Failure::message(
-            ExitCode::Failure,
-            format!("there is no {source} to copy"),
-        ));
-    }
-    if !to.is_directory(destination).await? {
-        return Ok(destination.to_owned());
-    }
-    Ok(match place::name_of(source) {
-        Some(name) => side::join(destination, &PathBuf::from(name)),
-        // `dir/.` and the like mean what is in the directory.
-        None => destination.to_owned(),
-    })
-}
-
-async fn copy_file(from: &Side, entry: Entry, to: &Side, path: String) -> Outcome<u64> {
-    let name = output::printable(&entry.path);
-    let copied = async {
-        let mut reader = from.read(&entry).await?;
-        let mut writer = to.write(&path, entry.mode()).await?;
-        let mut bytes = 0;
-        while let Some(piece) = reader.next().await? {
-            bytes += piece.len() as u64;
-            if let Err(error) = writer.write(&piece).await {
-                return Err(writer.reason(error).await);
-            }
-        }
-        reader.close().await?;
-        writer.finish().await?;
-        Ok(bytes)
-    };
-    copied
-        .await
-        .map_err(|failure: Failure| failure.context(format!("{name} is not copied")))
-}
-
-#[cfg(test)]
-mod tests;

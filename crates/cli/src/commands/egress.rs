@@ -4,10 +4,7 @@
 mod explain;
 mod records;
 
-use http::Method;
-use tombolo_api::native::{
-    AllowNet, PolicyChange, PutSecret, SANDBOXES_PATH, SecretChange, SecretRow,
-};
+use tombolo_client::{Egress, PutSecret, SecretRow};
 use tombolo_diag::ExitCode;
 use tombolo_policy::{OnIneligible, Slot};
 use tombolo_secret::SecretName;
@@ -16,7 +13,7 @@ use super::OK;
 use super::sandbox::{moment, overseer, warn};
 use crate::cli::{
     EgressCommand, ListSecretsArgs, NewPolicy, PolicyCommand, PutSecretArgs, RevokeSecretArgs,
-    SecretCommand, SetPolicyArgs,
+    SecretCommand, ServerArgs, SetPolicyArgs,
 };
 use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
@@ -26,9 +23,8 @@ use crate::{output, wire};
 pub(super) async fn egress(context: &Context, command: EgressCommand) -> Outcome<u8> {
     match command {
         EgressCommand::Policy(PolicyCommand::Get(args)) => {
-            let path = path_of(&args.id, "policy")?;
-            let client = overseer(context, &args.server).await?;
-            let policy: serde_json::Value = client.get(&path).await.map_err(wire::refused)?;
+            let egress = egress_of(context, &args.server, &args.id).await?;
+            let policy = egress.policy().await.map_err(wire::refused)?;
             output::json(&policy).map(|()| OK)
         }
         EgressCommand::Policy(PolicyCommand::Set(args)) => {
@@ -49,10 +45,11 @@ pub(super) async fn egress(context: &Context, command: EgressCommand) -> Outcome
     }
 }
 
-/// The address of something about a sandbox's network.
-fn path_of(id: &str, rest: &str) -> Outcome<String> {
+/// A sandbox's network, of its server.
+async fn egress_of(context: &Context, server: &ServerArgs, id: &str) -> Outcome<Egress> {
     let id = wire::sandbox_id(id)?;
-    Ok(format!("{SANDBOXES_PATH}/{id}/egress/{rest}"))
+    let client = overseer(context, server).await?;
+    Ok(client.sandbox(&id).egress())
 }
 
 async fn set_policy(context: &Context, args: &SetPolicyArgs) -> Outcome {
@@ -61,19 +58,17 @@ async fn set_policy(context: &Context, args: &SetPolicyArgs) -> Outcome {
         allow_net,
         no_net: _,
     } = &args.what;
-    let (rest, body) = if let Some(file) = file {
-        ("policy", network::read_document(file)?.0)
+    let change = if let Some(file) = file {
+        let policy = network::read_document(file)?.0;
+        let egress = egress_of(context, &args.server, &args.id).await?;
+        egress.set_policy(&policy).await
     } else {
         // Without hosts, `--no-net` was given: clap insists on one of the three.
         let allow_net = network::hosts(allow_net)?;
-        ("allow_net", serde_json::to_value(AllowNet { allow_net })?)
+        let egress = egress_of(context, &args.server, &args.id).await?;
+        egress.set_allow_net(allow_net).await
     };
-    let path = path_of(&args.id, rest)?;
-    let client = overseer(context, &args.server).await?;
-    let change: PolicyChange = client
-        .send(Method::PUT, &path, &body)
-        .await
-        .map_err(wire::refused)?;
+    let change = change.map_err(wire::refused)?;
     if args.json {
         return output::json(&change);
     }
@@ -82,9 +77,8 @@ async fn set_policy(context: &Context, args: &SetPolicyArgs) -> Outcome {
 }
 
 async fn list_secrets(context: &Context, args: &ListSecretsArgs) -> Outcome {
-    let path = path_of(&args.id, "secrets")?;
-    let client = overseer(context, &args.server).await?;
-    let rows: Vec<SecretRow> = client.get(&path).await.map_err(wire::refused)?;
+    let egress = egress_of(context, &args.server, &args.id).await?;
+    let rows = egress.secrets().await.map_err(wire::refused)?;
     if args.json {
         return output::json(&rows);
     }
@@ -142,12 +136,9 @@ async fn put_secret(context: &Context, args: PutSecretArgs) -> Outcome {
         require: args.require,
         on_ineligible: args.on_ineligible,
     };
-    let path = path_of(&args.id, &format!("secrets/{name}"))?;
-    let client = overseer(context, &args.server).await?;
-    let change: SecretChange = client
-        .send(Method::PUT, &path, &put)
-        .await
-        .map_err(wire::refused)?;
+    let egress = egress_of(context, &args.server, &args.id).await?;
+    let change = egress.put_secret(name.as_str(), &put).await;
+    let change = change.map_err(wire::refused)?;
     if args.json {
         return output::json(&change);
     }
@@ -160,7 +151,7 @@ async fn revoke_secret(context: &Context, args: &RevokeSecretArgs) -> Outcome {
         Failure::new(ExitCode::Usage, error)
             .hint("\"tombolo egress secret list\" shows those that there are")
     })?;
-    let path = path_of(&args.id, &format!("secrets/{name}"))?;
-    let client = overseer(context, &args.server).await?;
-    client.delete(&path).await.map_err(wire::refused)
+    let egress = egress_of(context, &args.server, &args.id).await?;
+    let revoked = egress.revoke_secret(name.as_str()).await;
+    revoked.map_err(wire::refused)
 }

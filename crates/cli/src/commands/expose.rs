@@ -1,8 +1,7 @@
 //! `tombolo sandbox expose`, `exposures` and `unexpose`: ports that are reached over HTTP.
 
-use http::Method;
-use tombolo_api::exposures::{CreateExposure, CreatedExposure, ExposureRow};
-use tombolo_api::native::SANDBOXES_PATH;
+use tombolo_api::exposures::CreatedExposure;
+use tombolo_client::Target;
 use tombolo_diag::ExitCode;
 use tombolo_ids::ExposureName;
 
@@ -12,23 +11,29 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::{output, wire};
 
-fn path_of(id: &str) -> Outcome<String> {
-    let id = wire::sandbox_id(id)?;
-    Ok(format!("{SANDBOXES_PATH}/{id}/exposures"))
-}
-
 pub(super) async fn expose(context: &Context, args: &ExposeArgs) -> Outcome {
-    let path = path_of(&args.id)?;
-    let asked = CreateExposure {
-        port: args.port,
-        pid: args.pid,
-        private: args.private,
+    let id = wire::sandbox_id(&args.id)?;
+    let target = match (args.port, args.pid) {
+        (None, Some(pid)) => Target::Process(pid),
+        // Without a process there is a port: clap insists on one of the two.
+        (port, _) => Target::Port(port.map_or(0, std::num::NonZero::get)),
     };
     let client = overseer(context, &args.server).await?;
-    let created: CreatedExposure = client
-        .send(Method::POST, &path, &asked)
-        .await
-        .map_err(wire::refused)?;
+    let sandbox = client.sandbox(&id);
+    let created = if args.private {
+        let made = sandbox.expose_http_privately(target).await;
+        let made = made.map_err(wire::refused)?;
+        CreatedExposure {
+            access_token: Some(made.access_token.reveal().to_owned()),
+            row: made.exposure,
+        }
+    } else {
+        let row = sandbox.expose_http(target).await.map_err(wire::refused)?;
+        CreatedExposure {
+            access_token: None,
+            row,
+        }
+    };
     if args.json {
         return output::json(&created);
     }
@@ -54,9 +59,10 @@ pub(super) fn browser_address(created: &CreatedExposure) -> String {
 }
 
 pub(super) async fn list(context: &Context, args: &ExposuresArgs) -> Outcome {
-    let path = path_of(&args.id)?;
+    let id = wire::sandbox_id(&args.id)?;
     let client = overseer(context, &args.server).await?;
-    let rows: Vec<ExposureRow> = client.get(&path).await.map_err(wire::refused)?;
+    let rows = client.sandbox(&id).exposures().await;
+    let rows = rows.map_err(wire::refused)?;
     if args.json {
         return output::json(&rows);
     }
@@ -81,7 +87,7 @@ pub(super) async fn list(context: &Context, args: &ExposuresArgs) -> Outcome {
 }
 
 pub(super) async fn remove(context: &Context, args: &UnexposeArgs) -> Outcome {
-    let path = path_of(&args.id)?;
+    let id = wire::sandbox_id(&args.id)?;
     let name: ExposureName = args.name.parse().map_err(|error| {
         Failure::new(ExitCode::Usage, anyhow::Error::new(error)).hint(format!(
             "\"tombolo sandbox exposures {}\" shows the addresses, which begin with it",
@@ -89,6 +95,6 @@ pub(super) async fn remove(context: &Context, args: &UnexposeArgs) -> Outcome {
         ))
     })?;
     let client = overseer(context, &args.server).await?;
-    let removed = client.delete(&format!("{path}/{name}")).await;
+    let removed = client.sandbox(&id).unexpose(&name).await;
     removed.map_err(wire::refused)
 }

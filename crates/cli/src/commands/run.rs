@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tombolo_api::native::{INFO_PATH, ServerInfo};
 use tombolo_diag::ExitCode;
 
 use super::{block_on, sandbox};
@@ -14,8 +13,8 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::{local, output, up, wire};
-use tombolo_client::process::{SpawnOptions, Stdin};
-use tombolo_client::{Connection, NewSandbox, RestClient};
+use tombolo_api::config::NewSandbox;
+use tombolo_client::{Client, Sandbox};
 
 /// The exit code when the time is up, as `timeout(1)` has it.
 const TIMED_OUT: u8 = 124;
@@ -54,13 +53,13 @@ fn parse_isolation(given: &str) -> Outcome<Isolation> {
 }
 
 /// A person who insists on one kind must not silently get the other.
-async fn check_isolation(client: &RestClient, wanted: Option<Isolation>) -> Outcome {
+async fn check_isolation(client: &Client, wanted: Option<Isolation>) -> Outcome {
     let wanted = match wanted {
         None | Some(Isolation::Auto) => return Ok(()),
         Some(Isolation::Kvm) => "kvm",
         Some(Isolation::Emulated) => "emulated",
     };
-    let info: ServerInfo = client.get(INFO_PATH).await.map_err(wire::refused)?;
+    let info = client.info().await.map_err(wire::refused)?;
     match info.node {
         Some(node) if node.isolation == wanted => Ok(()),
         Some(node) => Err(Failure::message(
@@ -83,7 +82,7 @@ async fn check_isolation(client: &RestClient, wanted: Option<Isolation>) -> Outc
 
 async fn in_new_sandbox(
     context: &Context,
-    client: &RestClient,
+    client: &Client,
     args: RunArgs,
     env: BTreeMap<String, String>,
     network: Network,
@@ -102,29 +101,24 @@ async fn in_new_sandbox(
         ..NewSandbox::default()
     };
     let mut signals = Signals::listen()?;
-    let connection = tokio::select! {
-        connection = Connection::create(client.endpoint(), client.token(), &config) => {
-            connection.map_err(wire::not_connected)?
+    let created = tokio::select! {
+        created = Sandbox::builder().config(config).create(client) => {
+            created.map_err(wire::not_connected)?
         }
         code = signals.end() => return Ok(code),
     };
-    drop(config);
-    sandbox::warn(connection.warnings());
-    let mut words = args.command.into_iter();
-    let options = SpawnOptions {
-        command: words.next().unwrap_or_default(),
-        args: words.collect(),
+    sandbox::warn(created.warnings());
+    let what = sandbox::What {
+        words: args.command,
         env: sandbox::with_terminal(env, context, mode),
         cwd: args.cwd,
-        stdin: Stdin::Piped,
-        terminal: None,
     };
-    let attended = attach::run(&connection, options, mode, &mut signals);
+    let attended = attach::run(what.command(&created), mode, &mut signals);
     let finished = match args.timeout {
         None => Some(attended.await),
         Some(limit) => tokio::time::timeout(limit, attended).await.ok(),
     };
-    throw_away(client, connection).await;
+    throw_away(created).await;
     if let Some(status) = finished {
         return Ok(sandbox::exit_code(&status?));
     }
@@ -134,10 +128,9 @@ async fn in_new_sandbox(
 }
 
 /// Ends the sandbox. The command's own outcome is what matters by now.
-async fn throw_away(client: &RestClient, connection: Connection) {
-    let path = format!("/api/v3/sandbox/{}", connection.sandbox());
-    if let Err(error) = client.delete(&path).await {
+async fn throw_away(sandbox: Sandbox) {
+    if let Err(error) = sandbox.clone().kill().await {
         tracing::warn!(%error, "the sandbox could not be ended; the server ends it by itself");
+        sandbox.close().await;
     }
-    connection.close().await;
 }

@@ -1,14 +1,12 @@
 //! `tombolo sandbox …`: everything but `copy` and exposed ports, which have
 //! their own modules.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::{StreamExt as _, stream};
-use http::Method;
 use serde_json::json;
+use tombolo_api::config::NewSandbox;
 use tombolo_api::native::{SandboxPhase, SandboxRow};
-use tombolo_api::query::{ListQuery, RowsQuery};
 use tombolo_api::sandbox::StopAt;
 use tombolo_diag::ExitCode;
 use tombolo_ids::UnixMillis;
@@ -21,9 +19,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::{local, output, terminal, wire};
-use tombolo_client::listing::not_ended;
-use tombolo_client::process::{SpawnOptions, Stdin, WaitResult};
-use tombolo_client::{Connection, NewSandbox, RestClient};
+use tombolo_client::{Client, Command, ExitStatus, OomConfidence, Sandbox};
 
 /// How many sandboxes are ended at the same time.
 const KILLS_AT_ONCE: usize = 8;
@@ -47,10 +43,7 @@ pub(super) async fn sandbox(context: &Context, command: SandboxCommand) -> Outco
 }
 
 /// The server that was named by flag or variable, or the local one.
-pub(super) async fn client(
-    context: &Context,
-    args: &crate::cli::ServerArgs,
-) -> Outcome<RestClient> {
+pub(super) async fn client(context: &Context, args: &crate::cli::ServerArgs) -> Outcome<Client> {
     let named = args
         .endpoint
         .as_deref()
@@ -72,16 +65,15 @@ async fn create(context: &Context, args: CreateArgs) -> Outcome {
         ..NewSandbox::default()
     };
     let client = client(context, &args.server).await?;
-    let connection = Connection::create(client.endpoint(), client.token(), &config)
-        .await
-        .map_err(wire::not_connected)?;
-    warn(connection.warnings());
-    let id = connection.sandbox().to_owned();
-    connection.close().await;
+    let sandbox = Sandbox::builder().config(config).create(&client).await;
+    let sandbox = sandbox.map_err(wire::not_connected)?;
+    warn(sandbox.warnings());
+    let id = sandbox.id().clone();
+    sandbox.close().await;
     if args.json {
         output::json(&json!({ "id": id }))
     } else {
-        output::data(&id)
+        output::data(id.as_str())
     }
 }
 
@@ -100,10 +92,7 @@ pub(super) fn lifetime(duration: Duration) -> String {
 
 /// As [`client`]; without a name, the machine's owner, to whom every
 /// organisation's sandboxes are there to be seen and ended.
-pub(super) async fn overseer(
-    context: &Context,
-    args: &crate::cli::ServerArgs,
-) -> Outcome<RestClient> {
+pub(super) async fn overseer(context: &Context, args: &crate::cli::ServerArgs) -> Outcome<Client> {
     let is_named =
         args.endpoint.is_some() || context.environment.get(keys::ENDPOINT_VARIABLE).is_some();
     if is_named {
@@ -114,21 +103,16 @@ pub(super) async fn overseer(
 }
 
 async fn list(context: &Context, args: &ListArgs) -> Outcome {
-    let query = RowsQuery {
-        page: ListQuery {
-            labels: wire::labels(&args.label)?,
-            limit: args.limit,
-            cursor: None,
-        },
-        states: if args.running {
-            not_ended()
-        } else {
-            BTreeSet::new()
-        },
-        fresh: false,
-    };
+    let labels = wire::labels(&args.label)?;
     let client = overseer(context, &args.server).await?;
-    let rows = client.sandbox_rows(query).await.map_err(wire::refused)?;
+    let mut listing = client.sandboxes().labels(labels);
+    if args.running {
+        listing = listing.running();
+    }
+    if let Some(limit) = args.limit {
+        listing = listing.limit(limit);
+    }
+    let rows = listing.all().await.map_err(wire::refused)?;
     if args.json {
         return output::json(&rows);
     }
@@ -171,20 +155,13 @@ pub(super) fn moment(at: UnixMillis) -> String {
 
 async fn exec(context: &Context, args: ExecArgs) -> Outcome<u8> {
     let mode = Mode::choose(args.tty, args.no_tty);
-    let mut words = args.command.into_iter();
-    let options = SpawnOptions {
-        command: words.next().unwrap_or_default(),
-        args: words.collect(),
-        env: with_terminal(
-            wire::variables(&args.env, &context.environment)?,
-            context,
-            mode,
-        ),
+    let variables = wire::variables(&args.env, &context.environment)?;
+    let what = What {
+        words: args.command,
+        env: with_terminal(variables, context, mode),
         cwd: args.cwd,
-        stdin: Stdin::Piped,
-        terminal: None,
     };
-    attend(context, &args.server, &args.id, options, mode).await
+    attend(context, &args.server, &args.id, what, mode).await
 }
 
 async fn shell(context: &Context, args: ShellArgs) -> Outcome<u8> {
@@ -198,15 +175,32 @@ async fn shell(context: &Context, args: ShellArgs) -> Outcome<u8> {
             ),
         );
     }
-    let options = SpawnOptions {
-        command: "bash".to_owned(),
-        args: vec!["-l".to_owned()],
+    let what = What {
+        words: vec!["bash".to_owned(), "-l".to_owned()],
         env: with_terminal(std::collections::BTreeMap::new(), context, Mode::Terminal),
         cwd: args.cwd,
-        stdin: Stdin::Piped,
-        terminal: None,
     };
-    attend(context, &args.server, &args.id, options, Mode::Terminal).await
+    attend(context, &args.server, &args.id, what, Mode::Terminal).await
+}
+
+/// What a person wants to run.
+pub(super) struct What {
+    /// The program and its arguments.
+    pub(super) words: Vec<String>,
+    pub(super) env: std::collections::BTreeMap<String, String>,
+    pub(super) cwd: Option<String>,
+}
+
+impl What {
+    pub(super) fn command(self, sandbox: &Sandbox) -> Command {
+        let mut words = self.words.into_iter();
+        let command = sandbox.command(words.next().unwrap_or_default());
+        let command = command.args(words).envs(self.env);
+        match self.cwd {
+            Some(cwd) => command.current_dir(cwd),
+            None => command,
+        }
+    }
 }
 
 /// Programs draw for the terminal that the person has.
@@ -226,26 +220,25 @@ async fn attend(
     context: &Context,
     server: &crate::cli::ServerArgs,
     id: &str,
-    options: SpawnOptions,
+    what: What,
     mode: Mode,
 ) -> Outcome<u8> {
     let id = wire::sandbox_id(id)?;
     let mut signals = Signals::listen()?;
     let client = client(context, server).await?;
-    let connection = Connection::connect(client.endpoint(), client.token(), id.as_str())
-        .await
-        .map_err(wire::not_connected)?;
-    let status = attach::run(&connection, options, mode, &mut signals).await;
-    connection.close().await;
+    let sandbox = client.sandbox(&id).connect().await;
+    let sandbox = sandbox.map_err(wire::not_connected)?;
+    let status = attach::run(what.command(&sandbox), mode, &mut signals).await;
+    sandbox.close().await;
     Ok(exit_code(&status?))
 }
 
 /// The code to exit with, and a word about what a code cannot say.
-pub(super) fn exit_code(status: &WaitResult) -> u8 {
+pub(super) fn exit_code(status: &ExitStatus) -> u8 {
     if let Some(confidence) = status.oom {
         let surely = match confidence {
-            tombolo_client::process::OomConfidence::HighConfidence => "was",
-            tombolo_client::process::OomConfidence::LowConfidence => "may have been",
+            OomConfidence::HighConfidence => "was",
+            OomConfidence::LowConfidence => "may have been",
         };
         output::tell(&format!(
             "tombolo: the command {surely} killed because the sandbox ran out of memory; \
@@ -258,18 +251,14 @@ pub(super) fn exit_code(status: &WaitResult) -> u8 {
 async fn extend(context: &Context, args: &ExtendArgs) -> Outcome {
     let id = wire::sandbox_id(&args.id)?;
     let client = client(context, &args.server).await?;
-    let now = UnixMillis(jiff::Timestamp::now().as_millisecond());
-    let asked = StopAt {
-        stop_at_ms: now.plus(args.duration),
-    };
-    let granted: StopAt = client
-        .send(Method::PATCH, &format!("/api/v3/sandbox/{id}"), &asked)
-        .await
-        .map_err(wire::refused)?;
+    let granted = client.sandbox(&id).extend_timeout(args.duration).await;
+    let granted = granted.map_err(wire::refused)?;
+    let since = granted.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let stop_at_ms = UnixMillis(0).plus(since);
     if args.json {
-        return output::json(&granted);
+        return output::json(&StopAt { stop_at_ms });
     }
-    output::data(&moment(granted.stop_at_ms))
+    output::data(&moment(stop_at_ms))
 }
 
 async fn kill(context: &Context, args: &KillArgs) -> Outcome<u8> {
@@ -279,17 +268,14 @@ async fn kill(context: &Context, args: &KillArgs) -> Outcome<u8> {
     }
     let client = overseer(context, &args.server).await?;
     if args.all {
-        let query = RowsQuery {
-            states: not_ended(),
-            ..RowsQuery::default()
-        };
-        let rows = client.sandbox_rows(query).await.map_err(wire::refused)?;
+        let rows = client.sandboxes().running().all().await;
+        let rows = rows.map_err(wire::refused)?;
         ids = rows.into_iter().map(|row| row.id).collect();
     }
     let client = &client;
     let results: Vec<_> = stream::iter(ids)
         .map(|id| async move {
-            let killed = client.delete(&format!("/api/v3/sandbox/{id}")).await;
+            let killed = client.sandbox(&id).kill().await;
             (id, killed)
         })
         .buffered(KILLS_AT_ONCE)

@@ -3,7 +3,7 @@
 use fs_err as fs;
 use http::Method;
 use tombolo_api::native::SSH_KEYS_PATH;
-use tombolo_api::ssh::{AddSshKey, ExposeSsh, ExposedSsh, SshKeyRow};
+use tombolo_api::ssh::{AddSshKey, SshKeyRow};
 use tombolo_diag::ExitCode;
 use tombolo_proc::Command;
 
@@ -20,11 +20,8 @@ const SIGNALLED: u8 = 128;
 pub(super) async fn ssh(context: &Context, args: &SshArgs) -> Outcome<u8> {
     let id = wire::sandbox_id(&args.id)?;
     let client = overseer(context, &args.server).await?;
-    let path = format!("/api/v3/sandbox/{id}/expose/ssh");
-    let exposed: ExposedSsh = client
-        .send(Method::POST, &path, &ExposeSsh {})
-        .await
-        .map_err(wire::refused)?;
+    let exposed = client.sandbox(&id).expose_ssh().await;
+    let exposed = exposed.map_err(wire::refused)?;
     if args.json {
         return output::json(&exposed).map(|()| OK);
     }

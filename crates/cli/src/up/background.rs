@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::state::Running;
 use crate::{local, output, provision};
-use tombolo_client::RestClient;
+use tombolo_client::Client;
 
 /// How long a background server may take once everything is there.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
@@ -32,10 +32,7 @@ const PASSED_ON: [&str; 5] = [
 ];
 
 /// The server of the state directory, started if there is none.
-pub(crate) fn ensure_running(
-    context: &Context,
-    isolation: Option<Isolation>,
-) -> Outcome<RestClient> {
+pub(crate) fn ensure_running(context: &Context, isolation: Option<Isolation>) -> Outcome<Client> {
     let mut flags = Flags::new();
     if let Some(isolation) = isolation {
         flags.insert(keys::ISOLATION.name, name(isolation).to_owned());
@@ -161,7 +158,7 @@ fn this_program() -> Outcome<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{}/exe", std::process::id())))
 }
 
-async fn wait(context: &Context, asked: &Flags, mut started: Started) -> Outcome<RestClient> {
+async fn wait(context: &Context, asked: &Flags, mut started: Started) -> Outcome<Client> {
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
         if let Some((running, client)) = local::running(context).await.unwrap_or_default() {

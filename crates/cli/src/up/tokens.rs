@@ -4,14 +4,13 @@
 
 use http::Method;
 use tombolo_api::native::{CreateToken, CreatedToken, TOKENS_PATH};
-use tombolo_api::query::{ListQuery, RowsQuery};
 use tombolo_server::TokenHash;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::local;
 use crate::state::{self, StateDir};
-use tombolo_client::{Endpoint, RestClient, Token};
+use tombolo_client::{Client, Endpoint, Token};
 
 /// The random part of the admin token; more than anybody can guess.
 const ADMIN_TOKEN_CHARS: usize = 40;
@@ -28,7 +27,7 @@ pub(super) fn make_admin(state: &StateDir) -> Outcome<String> {
 
 /// The client of the default organisation, with the token that was kept if it
 /// still opens the server.
-pub(crate) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
+pub(crate) async fn ensure_default(context: &Context) -> Outcome<Client> {
     let Some(running) = context.state.running()? else {
         return Err(Failure::message(
             tombolo_diag::ExitCode::Internal,
@@ -37,15 +36,8 @@ pub(crate) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
     };
     let endpoint = Endpoint::parse(&running.url)?;
     if let Some(kept) = state::read_if_there(&context.state.token_file())? {
-        let client = RestClient::new(endpoint.clone(), Token::new(&kept));
-        let one = RowsQuery {
-            page: ListQuery {
-                limit: Some(1),
-                ..ListQuery::default()
-            },
-            ..RowsQuery::default()
-        };
-        match client.sandbox_rows(one).await {
+        let client = Client::new(endpoint.clone(), Token::new(&kept));
+        match client.sandboxes().limit(1).all().await {
             Ok(_rows) => return Ok(client),
             // Revoked, or of a database that is not there any more.
             Err(error) if error.refusal().is_some_and(|r| r.status.as_u16() == 401) => {}
@@ -60,10 +52,10 @@ pub(crate) async fn ensure_default(context: &Context) -> Outcome<RestClient> {
         .send(Method::POST, TOKENS_PATH, &asked)
         .await?;
     state::write_private(&context.state.token_file(), &created.token)?;
-    Ok(RestClient::new(endpoint, Token::new(&created.token)))
+    Ok(Client::new(endpoint, Token::new(&created.token)))
 }
 
-fn admin(context: &Context, endpoint: &Endpoint) -> Outcome<RestClient> {
+fn admin(context: &Context, endpoint: &Endpoint) -> Outcome<Client> {
     let token = local::read_token(&context.state.admin_token_file())?;
-    Ok(RestClient::new(endpoint.clone(), token))
+    Ok(Client::new(endpoint.clone(), token))
 }

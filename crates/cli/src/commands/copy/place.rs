@@ -21,25 +21,6 @@ impl Place {
         }
         Self::Local(given.to_owned())
     }
-
-    pub(super) fn path(&self) -> &str {
-        match self {
-            Self::Local(path) | Self::Sandbox(_, path) => path,
-        }
-    }
-}
-
-/// What a copy of this path is called; nothing for `.`, `..` and `/`, and for
-/// `dir/.`, which mean what is in the directory.
-pub(super) fn name_of(path: &str) -> Option<&str> {
-    if path.ends_with("/.") {
-        return None;
-    }
-    let name = path.trim_end_matches('/').rsplit('/').next()?;
-    match name {
-        "" | "." | ".." => None,
-        name => Some(name),
-    }
 }
 
 #[cfg(test)]
@@ -66,23 +47,6 @@ mod tests {
             (&format!("./{ID}:x"), Place::Local(format!("./{ID}:x"))),
         ] {
             assert_eq!(Place::parse(given), expected, "{given}");
-        }
-    }
-
-    #[test]
-    fn copies_are_called_as_their_source() {
-        for (path, expected) in [
-            ("a", Some("a")),
-            ("a/b/", Some("b")),
-            ("/a/b", Some("b")),
-            ("a/.", None),
-            (".", None),
-            ("..", None),
-            ("a/..", None),
-            ("/", None),
-            ("", None),
-        ] {
-            assert_eq!(name_of(path), expected, "{path}");
         }
     }
 }

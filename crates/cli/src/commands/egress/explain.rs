@@ -2,13 +2,12 @@
 
 use std::io::Read as _;
 
-use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tombolo_api::native::{ExplainHeader, ExplainRequest};
 use tombolo_diag::ExitCode;
 
-use super::{overseer, path_of};
+use super::egress_of;
 use crate::cli::ExplainArgs;
 use crate::commands::OK;
 use crate::context::Context;
@@ -127,7 +126,7 @@ impl Explained {
 }
 
 pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Outcome<u8> {
-    let path = path_of(&args.id, "explain")?;
+    let id = args.id.clone();
     let is_https = args.url.starts_with("https:");
     let headers = args.headers.iter().map(|text| header(text));
     let asked = ExplainRequest {
@@ -136,11 +135,8 @@ pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Outcome<u8>
         method: args.method,
         url: args.url,
     };
-    let client = overseer(context, &args.server).await?;
-    let answer: Value = client
-        .send(Method::POST, &path, &asked)
-        .await
-        .map_err(wire::refused)?;
+    let egress = egress_of(context, &args.server, &id).await?;
+    let answer: Value = egress.explain(&asked).await.map_err(wire::refused)?;
     let explained = Explained::deserialize(&answer)?;
     if args.json {
         output::json(&answer)?;

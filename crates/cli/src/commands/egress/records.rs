@@ -4,18 +4,14 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
-use tombolo_api::native::{EGRESS_RECORDS_PATH, HostSums, SANDBOXES_PATH};
-use tombolo_api::query::RowsQuery;
 use tombolo_ids::SandboxId;
 
-use super::{overseer, path_of};
+use super::{egress_of, overseer};
 use crate::cli::{TailArgs, TopArgs};
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::{output, wire};
-use tombolo_client::events::Event;
-use tombolo_client::listing::not_ended;
-use tombolo_client::{RequestError, RestClient};
+use tombolo_client::{Client, HostSums, RecordEvent, RequestError};
 
 /// How many sandboxes are asked at the same time.
 const ASKED_AT_ONCE: usize = 8;
@@ -90,13 +86,11 @@ impl Record {
 }
 
 pub(super) async fn tail(context: &Context, args: &TailArgs) -> Outcome {
-    let path = match &args.id {
-        Some(id) => format!("{EGRESS_RECORDS_PATH}?sandbox={}", wire::sandbox_id(id)?),
-        None => EGRESS_RECORDS_PATH.to_owned(),
-    };
+    let id = args.id.as_deref().map(wire::sandbox_id).transpose()?;
     let client = overseer(context, &args.server).await?;
-    let mut events = client.events(&path).await.map_err(wire::refused)?;
-    while let Some(event) = events.next().await.map_err(wire::refused)? {
+    let records = client.egress_records(id.as_ref()).await;
+    let mut records = records.map_err(wire::refused)?;
+    while let Some(event) = records.next().await.map_err(wire::refused)? {
         if let Some(line) = shown(&event, args)
             && !output::line(&line)?
         {
@@ -107,19 +101,20 @@ pub(super) async fn tail(context: &Context, args: &TailArgs) -> Outcome {
 }
 
 /// What to print of an event. What is not a record is told to the person.
-fn shown(event: &Event, args: &TailArgs) -> Option<String> {
-    let Event { kind, data } = event;
-    if !kind.is_empty() {
-        let told = match kind.as_str() {
-            "skipped" => format!("tombolo: some records came too fast and are not shown: {data}"),
-            "interrupted" => {
-                "tombolo: the egress proxy was away; records may be missing".to_owned()
-            }
-            _ => return None,
-        };
-        output::tell(&output::printable(&told));
-        return None;
-    }
+fn shown(event: &RecordEvent, args: &TailArgs) -> Option<String> {
+    let data = match event {
+        RecordEvent::Record(data) => data,
+        RecordEvent::Skipped(count) => {
+            let told = format!("tombolo: some records came too fast and are not shown: {count}");
+            output::tell(&output::printable(&told));
+            return None;
+        }
+        RecordEvent::Interrupted => {
+            output::tell("tombolo: the egress proxy was away; records may be missing");
+            return None;
+        }
+        _ => return None,
+    };
     // A form that this version does not know is shown as it is rather than not at all.
     let record = serde_json::from_str::<Record>(data).ok();
     if args.denied
@@ -139,8 +134,8 @@ pub(super) async fn top(context: &Context, args: &TopArgs) -> Outcome {
     let client = overseer(context, &args.server).await?;
     let sums = match &args.id {
         Some(id) => {
-            let path = path_of(id, "stats")?;
-            client.get(&path).await.map_err(wire::refused)?
+            let egress = egress_of(context, &args.server, id).await?;
+            egress.stats().await.map_err(wire::refused)?
         }
         None => sums_of_all(&client).await?,
     };
@@ -154,12 +149,9 @@ pub(super) async fn top(context: &Context, args: &TopArgs) -> Outcome {
     output::table(&head, sums.iter().map(cells).collect())
 }
 
-async fn sums_of_all(client: &RestClient) -> Outcome<Vec<HostSums>> {
-    let query = RowsQuery {
-        states: not_ended(),
-        ..RowsQuery::default()
-    };
-    let rows = client.sandbox_rows(query).await.map_err(wire::refused)?;
+async fn sums_of_all(client: &Client) -> Outcome<Vec<HostSums>> {
+    let rows = client.sandboxes().running().all().await;
+    let rows = rows.map_err(wire::refused)?;
     let asked = stream::iter(rows.into_iter().map(|row| stats(client, row.id)));
     let answers: Vec<_> = asked.buffered(ASKED_AT_ONCE).collect().await;
     let mut all = Vec::new();
@@ -173,10 +165,8 @@ async fn sums_of_all(client: &RestClient) -> Outcome<Vec<HostSums>> {
     Ok(all)
 }
 
-async fn stats(client: &RestClient, id: SandboxId) -> Result<Vec<HostSums>, RequestError> {
-    client
-        .get(&format!("{SANDBOXES_PATH}/{id}/egress/stats"))
-        .await
+async fn stats(client: &Client, id: SandboxId) -> Result<Vec<HostSums>, RequestError> {
+    client.sandbox(&id).egress().stats().await
 }
 
 fn has_sent_nothing(error: &RequestError) -> bool {

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tombolo_diag::ExitCode;
 
+use super::CopyError;
 use super::side::{Entry, Kind, MODE_MASK};
-use crate::failure::{Failure, Outcome};
 
 /// How much of a file is read at once.
 const PIECE_LEN: usize = 256 * 1024;
@@ -19,7 +18,7 @@ const TEMPORARY_CHARS: usize = 12;
 /// What the owner needs to fill a directory.
 const OWNER_ALL: u32 = 0o700;
 
-pub(super) fn exists(path: &str) -> Outcome<bool> {
+pub(super) fn exists(path: &str) -> Result<bool, CopyError> {
     Ok(Path::new(path).try_exists()?)
 }
 
@@ -31,7 +30,7 @@ pub(super) struct LocalWalk {
 }
 
 impl LocalWalk {
-    pub(super) fn new(root: &str) -> Outcome<Self> {
+    pub(super) fn new(root: &str) -> Result<Self, CopyError> {
         fs::metadata(root)?;
         Ok(Self {
             pending: vec![(PathBuf::from(root), PathBuf::new())],
@@ -39,7 +38,7 @@ impl LocalWalk {
         })
     }
 
-    pub(super) fn next(&mut self) -> Outcome<Option<Entry>> {
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, CopyError> {
         let Some((path, relative)) = self.pending.pop() else {
             return Ok(None);
         };
@@ -73,7 +72,7 @@ impl LocalWalk {
         }))
     }
 
-    fn visit(&mut self, path: &Path, relative: &Path) -> Outcome {
+    fn visit(&mut self, path: &Path, relative: &Path) -> Result<(), CopyError> {
         let mut names = Vec::new();
         for entry in fs::read_dir(path)? {
             names.push(entry?.file_name());
@@ -90,31 +89,26 @@ impl LocalWalk {
 }
 
 /// The protocol is JSON, so a name must be text.
-fn text(path: &Path) -> Outcome<&str> {
-    path.to_str().ok_or_else(|| {
-        Failure::message(
-            ExitCode::Failure,
-            format!(
-                "the name {} is not UTF-8 and cannot be copied",
-                path.display()
-            ),
-        )
+fn text(path: &Path) -> Result<&str, CopyError> {
+    path.to_str().ok_or_else(|| CopyError::Name {
+        path: path.display().to_string(),
     })
 }
 
 /// A file of this machine that is being read.
+#[derive(Debug)]
 pub(super) struct LocalReader {
     file: fs_err::tokio::File,
 }
 
-pub(super) async fn open(path: &str) -> Outcome<LocalReader> {
+pub(super) async fn open(path: &str) -> Result<LocalReader, CopyError> {
     Ok(LocalReader {
         file: fs_err::tokio::File::open(path).await?,
     })
 }
 
 impl LocalReader {
-    pub(super) async fn next(&mut self) -> Outcome<Option<Bytes>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, CopyError> {
         let mut piece = Vec::with_capacity(PIECE_LEN);
         let len = self.file.read_buf(&mut piece).await?;
         Ok((len > 0).then(|| piece.into()))
@@ -124,6 +118,7 @@ impl LocalReader {
 /// A file of this machine that is being written under a temporary name. The
 /// rename at the end replaces whatever has its name, link or not, and writes
 /// through nothing.
+#[derive(Debug)]
 pub(super) struct LocalWriter {
     file: fs_err::tokio::File,
     temporary: Temporary,
@@ -132,6 +127,7 @@ pub(super) struct LocalWriter {
 }
 
 /// A temporary name, whose file goes when it is not used.
+#[derive(Debug)]
 struct Temporary(Option<PathBuf>);
 
 impl Drop for Temporary {
@@ -145,7 +141,7 @@ impl Drop for Temporary {
 }
 
 impl LocalWriter {
-    pub(super) async fn open(path: &str, mode: u32) -> Outcome<Self> {
+    pub(super) async fn open(path: &str, mode: u32) -> Result<Self, CopyError> {
         let path = PathBuf::from(path);
         let name = format!(".tombolo-{}", tombolo_ids::random_text(TEMPORARY_CHARS)?);
         let temporary = path.with_file_name(name);
@@ -162,11 +158,11 @@ impl LocalWriter {
         })
     }
 
-    pub(super) async fn write(&mut self, piece: &[u8]) -> Outcome {
+    pub(super) async fn write(&mut self, piece: &[u8]) -> Result<(), CopyError> {
         Ok(self.file.write_all(piece).await?)
     }
 
-    pub(super) async fn finish(mut self) -> Outcome {
+    pub(super) async fn finish(mut self) -> Result<(), CopyError> {
         self.file.flush().await?;
         self.file
             .set_permissions(std::fs::Permissions::from_mode(self.mode & MODE_MASK))
@@ -179,18 +175,17 @@ impl LocalWriter {
     }
 }
 
-pub(super) fn make_directory(path: &str, mode: u32, is_top: bool) -> Outcome {
+pub(super) fn make_directory(path: &str, mode: u32, is_top: bool) -> Result<(), CopyError> {
     if is_top && Path::new(path).is_dir() {
         return Ok(());
     }
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => {
-            return Err(Failure::message(
-                ExitCode::Failure,
-                format!("{path} is in the way: it is no directory"),
-            )
-            .hint("move it away, or copy to another place"));
+            return Err(CopyError::InTheWay {
+                path: path.to_owned(),
+                what: "no directory",
+            });
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
@@ -205,13 +200,13 @@ pub(super) fn make_directory(path: &str, mode: u32, is_top: bool) -> Outcome {
     Ok(())
 }
 
-pub(super) fn make_link(path: &str, to: &str) -> Outcome {
+pub(super) fn make_link(path: &str, to: &str) -> Result<(), CopyError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
-            return Err(Failure::message(
-                ExitCode::Failure,
-                format!("{path} is in the way: it is a directory, and a link is to be there"),
-            ));
+            return Err(CopyError::InTheWay {
+                path: path.to_owned(),
+                what: "a directory, and a link is to be there",
+            });
         }
         Ok(_) => fs::remove_file(path)?,
         Err(_not_there) => {}

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::local::{self, LocalWalk, LocalWriter};
 use super::side::{Kind, below, join};
+use super::{name_of, printable};
 
 #[test]
 fn names_from_a_sandbox_stay_below_the_root() {
@@ -20,6 +21,28 @@ fn names_from_a_sandbox_stay_below_the_root() {
         let relative = below(Path::new(root), path).ok();
         assert_eq!(relative.as_deref(), expected.map(Path::new), "{path}");
     }
+}
+
+#[test]
+fn copies_are_called_as_their_source() {
+    for (path, expected) in [
+        ("a", Some("a")),
+        ("a/b/", Some("b")),
+        ("/a/b", Some("b")),
+        ("a/.", None),
+        (".", None),
+        ("..", None),
+        ("a/..", None),
+        ("/", None),
+        ("", None),
+    ] {
+        assert_eq!(name_of(path), expected, "{path}");
+    }
+}
+
+#[test]
+fn what_a_sandbox_chose_does_nothing_to_a_terminal() {
+    assert_eq!(printable("a b\u{1b}[2J\u{e4}"), "a b\\u{1b}[2J\u{e4}");
 }
 
 #[test]
