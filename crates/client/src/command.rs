@@ -6,12 +6,11 @@ pub use tombolo_api::rpc::Stdio;
 use tombolo_api::rpc::{SpawnParams, SpawnResult, methods};
 
 use crate::connection::Connection;
-use crate::process::{ExitStatus, Output, Process, ProcessError, Streams, TerminalSize};
+use crate::process::{
+    ExitStatus, OUTPUT_LEN_MAX, Output, Process, ProcessError, Streams, TerminalSize,
+};
 use crate::stream::{SendError, WriteStream};
 use crate::{CallError, Sandbox};
-
-/// How much of each output [`Command::output`] takes unless told otherwise.
-pub const OUTPUT_LEN_MAX: usize = 64 * 1024 * 1024;
 
 /// A process that is to be started in a sandbox, built up as the standard
 /// library's is.

@@ -6,35 +6,31 @@
 //! A connection lives as long as something that uses it: a sandbox, a process,
 //! an open file, a stream. Dropping the last closes it.
 
+mod tasks;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::rpc::{AbortParams, methods};
 use tombolo_ids::SandboxId;
 
 use crate::frame::{self, Fault, Incoming};
-use crate::handshake::{self, ConnectError, Opened, Socket};
+use crate::handshake::{self, ConnectError, Opened};
 use crate::stream::{Event, InboundTable, OutboundTable, ReadStream, SendError, WriteStream};
 use crate::{CallError, Client, EndReason};
 
 /// How many frames wait for the socket.
 const FRAMES_WAITING_MAX: usize = 8;
-/// How often to show the server that this side lives, even while the person
-/// at the other end of our output reads nothing and so nothing is received.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long to wait for the server's half of a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many programs that watch their files may tell of restarts at once.
@@ -168,8 +164,8 @@ impl Connection {
             ended: CancellationToken::new(),
         });
         // Both end by themselves once `closing` is told or the socket ends.
-        tokio::spawn(read_all(stream, Arc::clone(&shared)));
-        tokio::spawn(write_all(sink, queue, shared.closing.clone()));
+        tokio::spawn(tasks::read_all(stream, Arc::clone(&shared)));
+        tokio::spawn(tasks::write_all(sink, queue, shared.closing.clone()));
         Self(Arc::new(Link {
             sandbox,
             warnings,
@@ -335,7 +331,7 @@ impl Connection {
         let shared = &self.0.shared;
         shared.discarding.cancel();
         let farewell = async {
-            if self.post(goodbye()).await.is_ok() {
+            if self.post(tasks::goodbye()).await.is_ok() {
                 shared.ended.cancelled().await;
             }
         };
@@ -345,13 +341,6 @@ impl Connection {
         shared.closing.cancel();
         shared.ended.cancelled().await;
     }
-}
-
-fn goodbye() -> Message {
-    Message::Close(Some(CloseFrame {
-        code: CloseCode::Normal,
-        reason: "".into(),
-    }))
 }
 
 impl Drop for Link {
@@ -439,75 +428,6 @@ impl Shared {
                 tracing::trace!(stream = id, "nobody reads the stream any more");
             },
             () = self.discarding.cancelled() => {}
-        }
-    }
-}
-
-async fn read_all(mut stream: SplitStream<Socket>, shared: Arc<Shared>) {
-    let closing = shared.closing.clone();
-    let reason = tokio::select! {
-        reason = read_until_end(&mut stream, &shared) => reason,
-        () = closing.cancelled() => EndReason::Closed("by this side".to_owned()),
-    };
-    shared.end(reason);
-    // The answer to a close is sent by reading on; a server that ends a
-    // sandbox waits for it.
-    let farewell = async { while let Some(Ok(_late)) = stream.next().await {} };
-    if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
-        tracing::debug!("the server keeps the connection open");
-    }
-}
-
-async fn read_until_end(stream: &mut SplitStream<Socket>, shared: &Shared) -> EndReason {
-    loop {
-        let text = match stream.next().await {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Close(frame))) => {
-                let reason = frame.map(|frame| frame.reason.to_string());
-                return EndReason::Closed(reason.unwrap_or_default());
-            }
-            Some(Ok(_control)) => continue,
-            Some(Err(error)) => return EndReason::Broken(error.to_string()),
-            None => return EndReason::Closed(String::new()),
-        };
-        match frame::parse(&text) {
-            Ok(incoming) => shared.accept(incoming).await,
-            Err(error) => return EndReason::Broken(error.to_string()),
-        }
-    }
-}
-
-async fn write_all(
-    mut sink: SplitSink<Socket, Message>,
-    queue: mpsc::Receiver<Message>,
-    closing: CancellationToken,
-) {
-    tokio::select! {
-        () = write_queue(&mut sink, queue) => return,
-        () = closing.cancelled() => {}
-    }
-    let farewell = tokio::time::timeout(CLOSE_TIMEOUT, sink.send(goodbye()));
-    if !matches!(farewell.await, Ok(Ok(()))) {
-        tracing::debug!("the server was not told that the connection ends");
-    }
-}
-
-async fn write_queue(sink: &mut SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    loop {
-        let message = tokio::select! {
-            message = queue.recv() => message,
-            // A pong that nobody asked for is a heartbeat (RFC 6455, 5.5.3).
-            _ = heartbeat.tick() => Some(Message::Pong(bytes::Bytes::new())),
-        };
-        let Some(message) = message else { return };
-        let is_last = message.is_close();
-        if let Err(error) = sink.send(message).await {
-            tracing::debug!(%error, "the socket takes no more");
-            return;
-        }
-        if is_last {
-            return;
         }
     }
 }

@@ -14,7 +14,7 @@ use tombolo_api::config::{ConfigTooLong, EncodeConfigError, NewSandbox};
 use tombolo_ids::{ParseIdError, SandboxId};
 use zeroize::Zeroizing;
 
-use crate::client::{self, Refusal};
+use crate::request::{Refusal, read_answer, read_refusal};
 use crate::transport::{self, DialError, RequestBody};
 use crate::{Client, Endpoint, USER_AGENT};
 
@@ -220,14 +220,14 @@ async fn open_unbounded(
     let request = upgrade_request(client, path, config, &key)?;
     let response = sender.send_request(request).await.map_err(broken)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let answer = client::read_answer(response)
+        let answer = read_answer(response)
             .await
             .map_err(|source| ConnectError::Body {
                 endpoint: endpoint.clone(),
                 source,
             })?;
         return Err(ConnectError::Refused {
-            refusal: client::read_refusal(&answer),
+            refusal: read_refusal(&answer),
         });
     }
     let sandbox =

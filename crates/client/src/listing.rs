@@ -6,7 +6,7 @@ use http::Method;
 use tombolo_api::native::{SANDBOXES_PATH, SandboxPhase, SandboxRow};
 use tombolo_api::query::{ListQuery, PAGE_LEN_MAX, RowsQuery};
 
-use crate::client::decode;
+use crate::request::decode;
 use crate::{Client, RequestError};
 
 /// Pages read of one listing: a million rows.

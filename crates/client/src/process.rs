@@ -10,6 +10,10 @@ use crate::connection::{Connection, PendingCall};
 use crate::stream::{ReadStream, StreamError, WriteStream};
 use crate::{CallError, Sandbox, SpawnError};
 
+/// How much of each output [`Command::output`](crate::Command::output) keeps
+/// unless told otherwise, in bytes.
+pub const OUTPUT_LEN_MAX: usize = 64 * 1024 * 1024;
+
 /// Why a process cannot be dealt with any further.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

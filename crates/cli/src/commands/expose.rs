@@ -1,7 +1,7 @@
 //! `tombolo sandbox expose`, `exposures` and `unexpose`: ports that are reached over HTTP.
 
 use tombolo_api::exposures::CreatedExposure;
-use tombolo_client::Target;
+use tombolo_client::{SandboxRef, Target};
 use tombolo_diag::ExitCode;
 use tombolo_ids::ExposureName;
 
@@ -19,21 +19,7 @@ pub(super) async fn expose(context: &Context, args: &ExposeArgs) -> Outcome {
         (port, _) => Target::Port(port.map_or(0, std::num::NonZero::get)),
     };
     let client = overseer(context, &args.server).await?;
-    let sandbox = client.sandbox(&id);
-    let created = if args.private {
-        let made = sandbox.expose_http_privately(target).await;
-        let made = made.map_err(wire::refused)?;
-        CreatedExposure {
-            access_token: Some(made.access_token.reveal().to_owned()),
-            row: made.exposure,
-        }
-    } else {
-        let row = sandbox.expose_http(target).await.map_err(wire::refused)?;
-        CreatedExposure {
-            access_token: None,
-            row,
-        }
-    };
+    let created = create(&client.sandbox(&id), target, args.private).await?;
     if args.json {
         return output::json(&created);
     }
@@ -47,6 +33,27 @@ pub(super) async fn expose(context: &Context, args: &ExposeArgs) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// Exposes a port, to all or to those who have a token.
+pub(super) async fn create(
+    sandbox: &SandboxRef,
+    target: Target,
+    private: bool,
+) -> Outcome<CreatedExposure> {
+    if !private {
+        let row = sandbox.expose_http(target).await.map_err(wire::refused)?;
+        return Ok(CreatedExposure {
+            access_token: None,
+            row,
+        });
+    }
+    let made = sandbox.expose_http_privately(target).await;
+    let made = made.map_err(wire::refused)?;
+    Ok(CreatedExposure {
+        access_token: Some(made.access_token.reveal().to_owned()),
+        row: made.exposure,
+    })
 }
 
 /// Where a browser is let in: the token of a private exposure is a part of it.
