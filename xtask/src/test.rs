@@ -76,8 +76,8 @@ struct Needed {
     packages: &'static [&'static str],
 }
 
-/// What the tests of the SDKs, of SSH and the attacks run on.
-const NEEDED: [Needed; 7] = [
+/// What the tests of the SDKs, of SSH, certificates and the attacks run on.
+const NEEDED: [Needed; 8] = [
     Needed {
         program: "ip",
         check: &["-Version"],
@@ -92,6 +92,11 @@ const NEEDED: [Needed; 7] = [
         program: "rsync",
         check: &["--version"],
         packages: &["rsync"],
+    },
+    Needed {
+        program: "pebble",
+        check: &["-help"],
+        packages: &["pebble"],
     },
     Needed {
         program: "sshfs",

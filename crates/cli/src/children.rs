@@ -16,7 +16,7 @@ use tombolo_diag::ExitCode;
 pub(crate) use launch::{EgressLaunch, NodeLaunch, Ready, ServerLaunch};
 
 use crate::failure::{Failure, Outcome};
-use crate::privileges;
+use crate::privileges::{self, Keep};
 
 /// The longest line of launch instructions: the table of hosts may be long.
 const LAUNCH_LEN_MAX: u64 = 1024 * 1024;
@@ -29,7 +29,7 @@ const THREADS_MAX: usize = 8;
 pub(crate) fn server() -> Outcome {
     let launch: ServerLaunch = read_launch()?;
     privileges::raise_descriptor_limit();
-    privileges::drop_to(launch.run_as)
+    privileges::drop_to(launch.run_as, Keep::LowPorts)
         .map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
     // Whoever started this has gone, so nobody would start it again: it ends
     // in order, and the sandboxes live on.
@@ -54,7 +54,7 @@ pub(crate) fn egress() -> Outcome {
     privileges::raise_locked_memory_limit();
     let run_as = launch.settings.run_as;
     let opened = egress_program::open(launch)?;
-    privileges::drop_to(run_as).map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
+    privileges::drop_to(run_as, Keep::Nothing).map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
     when_parent_is_gone(Signal::TERM);
     let run = egress_program::run(opened, || say_ready("egress"));
     // It never blocks a thread, so a processor for each is enough: two on one would only

@@ -57,6 +57,10 @@ pub(crate) struct IngressSettings {
     /// Both or neither: the operator's own.
     pub(crate) certificate_file: Option<PathBuf>,
     pub(crate) key_file: Option<PathBuf>,
+    /// The directory of who issues certificates.
+    pub(crate) acme: Option<String>,
+    pub(crate) acme_dns_listen: SocketAddr,
+    pub(crate) acme_root_file: Option<PathBuf>,
 }
 
 /// The settings of the egress proxy.
@@ -121,6 +125,10 @@ pub(crate) enum ConfigError {
     SameUser { uid: u32 },
     #[error("one of {certificate} and {key} is set without the other", certificate = keys::INGRESS_CERTIFICATE_FILE.name, key = keys::INGRESS_KEY_FILE.name)]
     HalfIdentity,
+    #[error("{certificate} and {acme} are both set", certificate = keys::INGRESS_CERTIFICATE_FILE.name, acme = keys::INGRESS_ACME.name)]
+    TwoIdentities,
+    #[error("nobody issues certificates for {base}; {acme} needs another {key}", acme = keys::INGRESS_ACME.name, key = keys::INGRESS_BASE.name)]
+    LocalBase { base: String },
     #[error("{low} = {low_value} is more than {high} = {high_value}")]
     Order {
         low: &'static str,
@@ -209,6 +217,9 @@ impl Settings {
                 base: value(&keys::INGRESS_BASE)?.domain(),
                 certificate_file: value(&keys::INGRESS_CERTIFICATE_FILE)?.file(),
                 key_file: value(&keys::INGRESS_KEY_FILE)?.file(),
+                acme: value(&keys::INGRESS_ACME)?.acme(),
+                acme_dns_listen: value(&keys::INGRESS_ACME_DNS_LISTEN)?.address(),
+                acme_root_file: value(&keys::INGRESS_ACME_ROOT_FILE)?.file(),
             },
             ssh: SshSettings {
                 listen: value(&keys::SSH_LISTEN)?.address(),
@@ -271,12 +282,23 @@ impl Settings {
 }
 
 impl IngressSettings {
-    /// A certificate is of use with its key only.
+    /// A certificate is of use with its key only, and there is one at a time.
     fn check(&self) -> Result<(), ConfigError> {
-        if self.certificate_file.is_some() == self.key_file.is_some() {
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err(ConfigError::HalfIdentity);
+        }
+        if self.acme.is_none() {
             return Ok(());
         }
-        Err(ConfigError::HalfIdentity)
+        if self.certificate_file.is_some() {
+            return Err(ConfigError::TwoIdentities);
+        }
+        // RFC 6761, 6.3: such names are this machine's, everywhere.
+        if self.base == "localhost" || self.base.ends_with(".localhost") {
+            let base = self.base.clone();
+            return Err(ConfigError::LocalBase { base });
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! before it opens the network, and cannot go back.
 
 use nix::unistd::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::config::RunAs;
 
@@ -12,29 +13,59 @@ pub(crate) struct DropError {
     run_as: RunAs,
     step: &'static str,
     #[source]
-    source: nix::Error,
+    source: std::io::Error,
+}
+
+/// What a process that gave up being root may still do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    /// Listen on ports below 1024, where the world expects HTTPS and SSH.
+    LowPorts,
 }
 
 /// Becomes this user and this group for good: no supplementary groups, no
-/// capabilities, no way to gain any, and no core dumps for others to read.
-pub(crate) fn drop_to(run_as: RunAs) -> Result<(), DropError> {
-    let failed = |step| {
-        move |source| DropError {
-            run_as,
-            step,
-            source,
-        }
-    };
+/// capabilities but what is kept, no way to gain any, and no core dumps for others to
+/// read. Other threads of this process are not changed: there are none so early.
+pub(crate) fn drop_to(run_as: RunAs, keep: Keep) -> Result<(), DropError> {
     let (uid, gid) = (Uid::from_raw(run_as.uid), Gid::from_raw(run_as.gid));
     if Uid::effective().is_root() {
-        nix::unistd::setgroups(&[]).map_err(failed("setgroups"))?;
-        nix::unistd::setresgid(gid, gid, gid).map_err(failed("setresgid"))?;
-        nix::unistd::setresuid(uid, uid, uid).map_err(failed("setresuid"))?;
+        nix::unistd::setgroups(&[]).map_err(failed(run_as, "setgroups"))?;
+        nix::unistd::setresgid(gid, gid, gid).map_err(failed(run_as, "setresgid"))?;
+        let kept = match keep {
+            Keep::Nothing => CapabilitySet::empty(),
+            Keep::LowPorts => CapabilitySet::NET_BIND_SERVICE,
+        };
+        // Root without it, as in some containers, has the ports that it has.
+        let ours = rustix::thread::capabilities(None).map_err(failed(run_as, "capget"))?;
+        let kept = kept & ours.permitted;
+        rustix::thread::set_keep_capabilities(!kept.is_empty())
+            .map_err(failed(run_as, "keepcaps"))?;
+        nix::unistd::setresuid(uid, uid, uid).map_err(failed(run_as, "setresuid"))?;
+        limit_to(kept).map_err(failed(run_as, "capset"))?;
     }
-    nix::sys::prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
-    nix::sys::prctl::set_dumpable(false).map_err(failed("dumpable"))?;
+    nix::sys::prctl::set_no_new_privs().map_err(failed(run_as, "no_new_privs"))?;
+    nix::sys::prctl::set_dumpable(false).map_err(failed(run_as, "dumpable"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     Ok(())
+}
+
+fn failed<E: Into<std::io::Error>>(run_as: RunAs, step: &'static str) -> impl Fn(E) -> DropError {
+    move |source| DropError {
+        run_as,
+        step,
+        source: source.into(),
+    }
+}
+
+/// Has these capabilities and no others, and hands none on to other programs.
+fn limit_to(kept: CapabilitySet) -> rustix::io::Result<()> {
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)
 }
 
 /// Whoever holds values of secrets keeps all of its memory out of the swap. Only root may

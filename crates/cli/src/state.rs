@@ -125,6 +125,11 @@ impl StateDir {
         self.server_dir().join("ssh_host_ed25519_key")
     }
 
+    /// Accounts and certificates of authorities.
+    pub(crate) fn acme_dir(&self) -> PathBuf {
+        self.server_dir().join("acme")
+    }
+
     /// The egress proxy's own directory, where it keeps keys and records.
     pub(crate) fn egress_dir(&self) -> PathBuf {
         self.root.join("egress")

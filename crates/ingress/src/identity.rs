@@ -43,7 +43,8 @@ pub enum IdentityError {
 /// A certificate with its key, as new as its file. Clones are one.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    path: PathBuf,
+    /// The better first.
+    paths: Arc<[PathBuf]>,
     current: Arc<RwLock<Current>>,
 }
 
@@ -64,9 +65,18 @@ struct Stamp {
 impl Identity {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self, IdentityError> {
-        let current = Current::read(path)?;
+        Self::of(Arc::new([path.to_owned()]))
+    }
+
+    /// Reads the first file once it is there, and until then the other.
+    pub fn preferring(first: PathBuf, otherwise: PathBuf) -> Result<Self, IdentityError> {
+        Self::of(Arc::new([first, otherwise]))
+    }
+
+    fn of(paths: Arc<[PathBuf]>) -> Result<Self, IdentityError> {
+        let current = Current::read(best(&paths))?;
         Ok(Self {
-            path: path.to_owned(),
+            paths,
             current: Arc::new(RwLock::new(current)),
         })
     }
@@ -90,15 +100,22 @@ impl Identity {
     }
 
     fn refresh(&self) -> Result<(), IdentityError> {
-        let stamp = Stamp::of(&self.path).map_err(IdentityError::Read)?;
+        let path = best(&self.paths);
+        let stamp = Stamp::of(path).map_err(IdentityError::Read)?;
         if stamp == self.current.read().stamp {
             return Ok(());
         }
-        let renewed = Current::read(&self.path)?;
+        let renewed = Current::read(path)?;
         *self.current.write() = renewed;
         tracing::info!("the ingress has another certificate now");
         Ok(())
     }
+}
+
+/// The first file that is there; the last, if none is.
+fn best(paths: &[PathBuf]) -> &Path {
+    let there = paths.iter().find(|path| path.exists());
+    there.or(paths.last()).map_or(Path::new(""), PathBuf::as_path)
 }
 
 impl Stamp {
@@ -191,6 +208,22 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &identity.config()));
         fs_err::remove_file(&path).unwrap();
         assert!(matches!(identity.refresh(), Err(IdentityError::Read(_))));
+    }
+
+    #[test]
+    fn the_better_file_is_read_once_it_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        fs_err::write(file("own"), pem("a")).unwrap();
+        let identity = Identity::preferring(file("better"), file("own")).unwrap();
+        let first = identity.config();
+        fs_err::write(file("better"), pem("b")).unwrap();
+        identity.refresh().unwrap();
+        let better = identity.config();
+        assert!(!Arc::ptr_eq(&first, &better));
+        fs_err::write(file("own"), pem("c")).unwrap();
+        identity.refresh().unwrap();
+        assert!(Arc::ptr_eq(&better, &identity.config()));
     }
 
     #[test]

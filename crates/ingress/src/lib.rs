@@ -11,6 +11,7 @@
 //! status and a page that say what to do next.
 
 mod access;
+mod acme;
 mod backend;
 mod body;
 mod connector;
@@ -25,6 +26,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+pub use acme::{Acme, AcmeConfig, AcmeOpenError};
 pub use access::{ACCESS_COOKIE, ACCESS_HEADER};
 pub use backend::{Backend, ConnectError, Exposure, Found, Meter, Target, Traffic};
 pub use host::{Base, ParseBaseError};

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tombolo_diag::log_limited;
 
+use crate::acme::Acme;
 use crate::backend::Backend;
 use crate::forward::Forwarder;
 use crate::host::Base;
@@ -118,6 +119,14 @@ impl<B: Backend> Ingress<B> {
             address,
             grace,
         }
+    }
+
+    /// Keeps its certificate as long as it serves.
+    pub fn renew_by(&self, acme: Acme) {
+        let shutdown = self.forwarder.shutdown.clone();
+        self.forwarder.tasks.spawn(async move {
+            shutdown.run_until_cancelled(acme.keep()).await;
+        });
     }
 
     /// Where it listens.

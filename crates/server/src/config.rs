@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
-use tombolo_ingress::{Base as IngressBase, Limits as IngressLimits};
+use tombolo_ingress::{AcmeConfig, Base as IngressBase, Limits as IngressLimits};
 use tombolo_lifecycle::{LifetimeLimits, OrganisationLimits, SandboxBounds};
 use tombolo_ssh::Limits as SshLimits;
 
@@ -61,6 +61,8 @@ pub struct IngressOptions {
     pub base: IngressBase,
     /// A file of a certificate chain and its key, as PEM; read again when it changes.
     pub identity_file: PathBuf,
+    /// From where it gets a certificate that it prefers to that file, if it does.
+    pub acme: Option<AcmeConfig>,
     /// Its bounds.
     pub limits: IngressLimits,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tombolo_ids::ExposureName;
 use tombolo_ingress::{
-    Backend, ConnectError, Exposure, Found, Identity, Ingress, IngressConfig, Listening,
+    Acme, Backend, ConnectError, Exposure, Found, Identity, Ingress, IngressConfig, Listening,
     Target as IngressTarget,
 };
 use tombolo_lifecycle::Phase;
@@ -24,17 +24,29 @@ use crate::token::TokenHash;
 pub(crate) struct Entrance {
     listening: Listening,
     config: IngressConfig,
+    acme: Option<Acme>,
 }
 
 impl Entrance {
     pub(crate) async fn open(options: &IngressOptions) -> Result<Self, ServeError> {
+        let listening = Listening::at(options.listen).await?;
+        let (acme, identity) = match &options.acme {
+            Some(config) => {
+                let acme = Acme::open(&options.base, config.clone()).await?;
+                let own = options.identity_file.clone();
+                let identity = Identity::preferring(acme.identity_file(), own)?;
+                (Some(acme), identity)
+            }
+            None => (None, Identity::read(&options.identity_file)?),
+        };
         Ok(Self {
-            listening: Listening::at(options.listen).await?,
+            listening,
             config: IngressConfig {
                 base: options.base.clone(),
-                identity: Identity::read(&options.identity_file)?,
+                identity,
                 limits: options.limits.clone(),
             },
+            acme,
         })
     }
 
@@ -46,7 +58,11 @@ impl Entrance {
     }
 
     pub(crate) fn start(self, sandboxes: Sandboxes) -> Ingress<Sandboxes> {
-        Ingress::start(self.listening, self.config, sandboxes)
+        let ingress = Ingress::start(self.listening, self.config, sandboxes);
+        if let Some(acme) = self.acme {
+            ingress.renew_by(acme);
+        }
+        ingress
     }
 }
 

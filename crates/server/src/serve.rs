@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tombolo_diag::log_limited;
-use tombolo_ingress::{IdentityError, Ingress, ListenError};
+use tombolo_ingress::{AcmeOpenError, IdentityError, Ingress, ListenError};
 use tombolo_ssh::Gateway;
 
 use crate::app::App;
@@ -63,6 +63,8 @@ pub enum ServeError {
     IngressListen(#[from] ListenError),
     #[error("the ingress cannot start")]
     Identity(#[from] IdentityError),
+    #[error("the ingress cannot get certificates")]
+    Acme(#[from] AcmeOpenError),
     #[error(transparent)]
     SshListen(#[from] tombolo_ssh::OpenError),
     #[error("the SSH gateway cannot start")]

@@ -31,6 +31,8 @@ pub(crate) struct ServerLaunch {
     pub(crate) database: PathBuf,
     /// Certificates and key of the ingress.
     pub(crate) ingress_identity: PathBuf,
+    /// Where the server keeps what authorities give it.
+    pub(crate) acme_dir: PathBuf,
     /// The SSH gateway's key, which the server makes.
     pub(crate) ssh_host_key: PathBuf,
     /// The server knows the admin token by its hash only, in hexadecimal.
@@ -107,6 +109,7 @@ impl ServerLaunch {
             node_socket: state.node_socket(),
             egress_socket: state.egress_control_socket(),
             database: state.database_file(),
+            acme_dir: state.acme_dir(),
             ssh_host_key: state.ssh_host_key_file(),
             ingress_identity: crate::ingress::identity_file(state, &settings.ingress),
             admin_token_hash,

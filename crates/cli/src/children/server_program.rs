@@ -1,13 +1,15 @@
 //! The seam to the server crate.
 
+use std::path::PathBuf;
+
 use tokio::sync::oneshot;
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
 use tombolo_server::{
-    Addresses, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits, SshOptions,
+    AcmeConfig, Addresses, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits, SshOptions,
 };
 
 use super::{Ready, ServerLaunch};
-use crate::config::Settings;
+use crate::config::{IngressSettings, Settings};
 use crate::failure::Outcome;
 
 /// Runs the server until it is told to end. `ready` hears where it listens.
@@ -26,6 +28,7 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outc
             listen: launch.settings.ingress.listen,
             base: launch.settings.ingress.base.parse()?,
             identity_file: launch.ingress_identity,
+            acme: acme(&launch.settings.ingress, launch.acme_dir),
             limits: IngressLimits::STANDARD,
         }),
         ssh: Some(SshOptions {
@@ -43,6 +46,15 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outc
     };
     let (served, ()) = tokio::join!(tombolo_server::run(config, sender), announce);
     Ok(served?)
+}
+
+fn acme(settings: &IngressSettings, directory: PathBuf) -> Option<AcmeConfig> {
+    Some(AcmeConfig {
+        directory_url: settings.acme.clone()?,
+        root_file: settings.acme_root_file.clone(),
+        dns_listen: settings.acme_dns_listen,
+        directory,
+    })
 }
 
 fn limits(settings: &Settings) -> Limits {

@@ -104,6 +104,15 @@ pub(crate) struct SettingArgs {
     /// The key of --ingress-certificate-file [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) ingress_key_file: Option<String>,
+    /// Who issues a certificate for all names below --ingress-base [default: none]
+    #[arg(long, value_name = "AUTHORITY")]
+    pub(crate) ingress_acme: Option<String>,
+    /// Where the authority's questions are answered [default: 0.0.0.0:53]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ingress_acme_dns_listen: Option<String>,
+    /// By whom a private authority's server is known [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ingress_acme_root_file: Option<String>,
     /// Where sandboxes are reached over SSH [default: 127.0.0.1:2222]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) ssh_listen: Option<String>,
@@ -147,6 +156,12 @@ impl SettingArgs {
                 &self.ingress_certificate_file,
             ),
             (&keys::INGRESS_KEY_FILE, &self.ingress_key_file),
+            (&keys::INGRESS_ACME, &self.ingress_acme),
+            (
+                &keys::INGRESS_ACME_DNS_LISTEN,
+                &self.ingress_acme_dns_listen,
+            ),
+            (&keys::INGRESS_ACME_ROOT_FILE, &self.ingress_acme_root_file),
             (&keys::SSH_LISTEN, &self.ssh_listen),
             (&keys::SSH_HOST, &self.ssh_host),
         ]

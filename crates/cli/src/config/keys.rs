@@ -303,6 +303,34 @@ pub(crate) const INGRESS_KEY_FILE: Key = Key {
     meaning: "The key of ingress.certificate_file, as PEM. Root reads it and hands it to the server.",
 };
 
+pub(crate) const INGRESS_ACME: Key = Key {
+    name: "ingress.acme",
+    variable: "TOMBOLO_INGRESS_ACME",
+    kind: Kind::Acme,
+    default: Default::Empty,
+    meaning: "Who issues a certificate that everybody trusts for ingress.base and all names below it, by \
+              ACME. Setting it is agreeing to the authority's terms. _acme-challenge below the base must \
+              be delegated to this machine: see the page on exposed ports.",
+};
+
+pub(crate) const INGRESS_ACME_DNS_LISTEN: Key = Key {
+    name: "ingress.acme_dns_listen",
+    variable: "TOMBOLO_INGRESS_ACME_DNS_LISTEN",
+    kind: Kind::Address,
+    default: Default::Fixed("0.0.0.0:53"),
+    meaning: "Where the authority's questions are answered, by UDP and TCP, if ingress.acme is set. It \
+              asks at port 53 of an address that the world reaches.",
+};
+
+pub(crate) const INGRESS_ACME_ROOT_FILE: Key = Key {
+    name: "ingress.acme_root_file",
+    variable: "TOMBOLO_INGRESS_ACME_ROOT_FILE",
+    kind: Kind::File,
+    default: Default::Empty,
+    meaning: "By whom the server of a private ACME authority is known, as PEM, if not by those whom this \
+              machine trusts. Users other than root must be able to read it.",
+};
+
 pub(crate) const SSH_LISTEN: Key = Key {
     name: "ssh.listen",
     variable: "TOMBOLO_SSH_LISTEN",
@@ -346,6 +374,9 @@ pub(crate) const KEYS: &[&Key] = &[
     &INGRESS_BASE,
     &INGRESS_CERTIFICATE_FILE,
     &INGRESS_KEY_FILE,
+    &INGRESS_ACME,
+    &INGRESS_ACME_DNS_LISTEN,
+    &INGRESS_ACME_ROOT_FILE,
     &SSH_LISTEN,
     &SSH_HOST,
 ];

@@ -48,6 +48,10 @@ impl fmt::Display for Given {
     }
 }
 
+/// The directories of Let's Encrypt.
+const LETS_ENCRYPT_URL: &str = "https://acme-v02.api.letsencrypt.org/directory";
+const LETS_ENCRYPT_STAGING_URL: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
+
 /// What a key takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
@@ -72,6 +76,8 @@ pub(crate) enum Kind {
     File,
     /// The name of a domain.
     Domain,
+    /// Who issues certificates, or nobody.
+    Acme,
     /// Names and absolute paths of files.
     HostFiles,
 }
@@ -89,6 +95,8 @@ pub(crate) enum Value {
     Files(Vec<PathBuf>),
     File(Option<PathBuf>),
     Domain(String),
+    /// Where its directory is.
+    Acme(Option<String>),
     HostFiles(BTreeMap<String, PathBuf>),
 }
 
@@ -149,6 +157,8 @@ pub(crate) enum ValueError {
     NotAbsolute { path: PathBuf },
     #[error(transparent)]
     NotDomain(ParseBaseError),
+    #[error("it is neither an address that begins with https:// nor one of the names")]
+    NotAcme,
 }
 
 impl Kind {
@@ -199,6 +209,7 @@ impl Kind {
                 let base: IngressBase = given.text()?.parse().map_err(ValueError::NotDomain)?;
                 Ok(Value::Domain(base.to_string()))
             }
+            Self::Acme => parse_acme(given.text()?).map(Value::Acme),
             Self::HostFiles => parse_host_files(&given.entries()).map(Value::HostFiles),
         }
     }
@@ -263,6 +274,20 @@ fn parse_file(path: &str) -> Result<PathBuf, ValueError> {
     }
 }
 
+/// Names of authorities stand for where their directories are.
+fn parse_acme(given: &str) -> Result<Option<String>, ValueError> {
+    let url = match given {
+        "" => return Ok(None),
+        "letsencrypt" => LETS_ENCRYPT_URL,
+        "letsencrypt-staging" => LETS_ENCRYPT_STAGING_URL,
+        url => url,
+    };
+    let parsed: Result<http::Uri, _> = url.parse();
+    let is_https = parsed.is_ok_and(|url| url.scheme_str() == Some("https"));
+    let url = is_https.then(|| url.to_owned());
+    url.map(Some).ok_or(ValueError::NotAcme)
+}
+
 fn parse_run_as(given: &str) -> Result<RunAs, ValueError> {
     let (uid, gid) = given.split_once(':').ok_or(ValueError::NotIds)?;
     let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else {
@@ -303,6 +328,10 @@ impl fmt::Display for Kind {
             ),
             Self::File => formatter.write_str("an absolute path"),
             Self::Domain => formatter.write_str("the name of a domain, in lower case"),
+            Self::Acme => formatter.write_str(
+                "\"letsencrypt\", \"letsencrypt-staging\", or the address of an ACME directory, \
+                 https://…",
+            ),
             Self::HostFiles => formatter.write_str(
                 "names and absolute paths: in the file a table such as \
                  { \"api.example.com\" = \"/etc/tombolo/client.pem\" } with the names in quotes, \
@@ -382,6 +411,13 @@ impl Value {
     pub(super) fn domain(self) -> String {
         match self {
             Self::Domain(value) => value,
+            other => mismatch(&other),
+        }
+    }
+
+    pub(super) fn acme(self) -> Option<String> {
+        match self {
+            Self::Acme(value) => value,
             other => mismatch(&other),
         }
     }

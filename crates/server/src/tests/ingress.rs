@@ -47,6 +47,7 @@ impl TestIngress {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 base: BASE.parse().unwrap(),
                 identity_file,
+                acme: None,
                 limits: IngressLimits::STANDARD,
             },
             trust: Arc::new(trust),
