@@ -54,7 +54,8 @@ pub(crate) fn egress() -> Outcome {
     privileges::raise_locked_memory_limit();
     let run_as = launch.settings.run_as;
     let opened = egress_program::open(launch)?;
-    privileges::drop_to(run_as, Keep::Nothing).map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
+    privileges::drop_to(run_as, Keep::Nothing)
+        .map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
     when_parent_is_gone(Signal::TERM);
     let run = egress_program::run(opened, || say_ready("egress"));
     // It never blocks a thread, so a processor for each is enough: two on one would only

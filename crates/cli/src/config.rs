@@ -164,6 +164,10 @@ impl ConfigError {
                 None => "see docs/reference/configuration.md".to_owned(),
             },
             Self::HalfIdentity => "set both, or neither for Tombolo's own authority".to_owned(),
+            Self::TwoIdentities => "leave one of them out".to_owned(),
+            Self::LocalBase { .. } => {
+                "choose a name of a domain of yours, or leave the authority out".to_owned()
+            }
             Self::Order { low, high, .. } => format!("raise {high} or lower {low}"),
             Self::SameUser { .. } => {
                 "choose two users: the egress proxy holds secrets that the server must not read"

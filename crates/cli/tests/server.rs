@@ -189,6 +189,7 @@ fn ingress(directory: &Path) -> IngressOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         base: "x".parse().unwrap(),
         identity_file,
+        acme: None,
         limits: IngressLimits::STANDARD,
     }
 }
@@ -609,6 +610,7 @@ async fn run_refuses_a_server_with_another_configuration() {
         },
         "ingress": {
             "listen": "127.0.0.1:2", "base": "tombolo.localhost", "certificate_file": null, "key_file": null,
+            "acme": null, "acme_dns_listen": "0.0.0.0:53", "acme_root_file": null,
         },
         "ssh": {"listen": "127.0.0.1:3", "host": "localhost"},
     });

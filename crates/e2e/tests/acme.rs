@@ -4,6 +4,7 @@
     reason = "all of this file is a test"
 )]
 
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
@@ -46,7 +47,7 @@ impl Authority {
     fn start() -> anyhow::Result<Self> {
         let (files, address) = (TempDir::new()?, own_address());
         // The server, another user, reads who the authority is.
-        fs_err::set_permissions(files.path(), PermissionsExt::from_mode(0o755))?;
+        fs_err::set_permissions(files.path(), Permissions::from_mode(0o755))?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::IpAddress(address.into())];
@@ -146,26 +147,21 @@ fn server_capabilities(world: &World) -> anyhow::Result<u64> {
 
 /// The certificate of an address that is trusted by the root alone, once it is not `other`.
 async fn certificate(url: &str, root: &str, other: &str) -> anyhow::Result<String> {
-    let look = async || {
-        let curl = Command::new("curl")
-            .args(["--silent", "--cacert", root])
-            .args(["--connect-to", "::127.0.0.1:", "--output", "/dev/null"])
-            .args(["--write-out", "%{certs}", url])
-            .deadline(PATIENCE);
-        let output = curl.output().await.ok()?;
-        let seen = output.stdout_text();
-        (output.status.success() && seen != other).then_some(seen)
-    };
-    Ok(timeout(PATIENCE, again(look)).await?)
-}
-
-/// Looks until there is something.
-async fn again<T>(look: impl AsyncFn() -> Option<T>) -> T {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    loop {
-        ticks.tick().await;
-        if let Some(found) = look().await {
-            return found;
+    timeout(PATIENCE, async {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            ticks.tick().await;
+            let curl = Command::new("curl")
+                .args(["--silent", "--cacert", root])
+                .args(["--connect-to", "::127.0.0.1:", "--output", "/dev/null"])
+                .args(["--write-out", "%{certs}", url])
+                .deadline(PATIENCE);
+            let output = curl.output().await?;
+            let seen = output.stdout_text();
+            if output.status.success() && seen != other {
+                return Ok(seen);
+            }
         }
-    }
+    })
+    .await?
 }

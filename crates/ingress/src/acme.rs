@@ -242,8 +242,8 @@ async fn refusal(order: &mut Order, status: OrderStatus) -> AttemptError {
     let mut authorizations = order.authorizations();
     while let Some(Ok(authorization)) = authorizations.next().await {
         let name = authorization.identifier().to_string();
-        let problems = authorization.challenges.iter();
-        if let Some(problem) = problems.filter_map(|one| one.error.as_ref()).next() {
+        let mut problems = authorization.challenges.iter();
+        if let Some(problem) = problems.find_map(|one| one.error.as_ref()) {
             let detail = problem.to_string();
             return AttemptError::NotValid { name, detail };
         }
@@ -286,7 +286,10 @@ fn slug(directory_url: &str, base: &Base) -> String {
         _ => '-',
     };
     let authority = directory_url.trim_start_matches("https://");
-    format!("{base}@{}", authority.chars().map(plain).collect::<String>())
+    format!(
+        "{base}@{}",
+        authority.chars().map(plain).collect::<String>()
+    )
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
@@ -310,7 +313,9 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Seconds of the Unix clock.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 #[cfg(test)]

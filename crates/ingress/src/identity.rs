@@ -115,7 +115,9 @@ impl Identity {
 /// The first file that is there; the last, if none is.
 fn best(paths: &[PathBuf]) -> &Path {
     let there = paths.iter().find(|path| path.exists());
-    there.or(paths.last()).map_or(Path::new(""), PathBuf::as_path)
+    there
+        .or(paths.last())
+        .map_or(Path::new(""), PathBuf::as_path)
 }
 
 impl Stamp {

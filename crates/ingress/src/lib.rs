@@ -26,8 +26,8 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use acme::{Acme, AcmeConfig, AcmeOpenError};
 pub use access::{ACCESS_COOKIE, ACCESS_HEADER};
+pub use acme::{Acme, AcmeConfig, AcmeOpenError};
 pub use backend::{Backend, ConnectError, Exposure, Found, Meter, Target, Traffic};
 pub use host::{Base, ParseBaseError};
 pub use identity::{Identity, IdentityError};

@@ -42,5 +42,7 @@ pub use database::OpenDatabaseError;
 pub use openapi::document as openapi_document;
 pub use serve::{Addresses, ServeError, Server, run};
 pub use token::{ParseTokenHashError, TokenHash};
-pub use tombolo_ingress::{AcmeConfig, Base as IngressBase, Limits as IngressLimits, ParseBaseError};
+pub use tombolo_ingress::{
+    AcmeConfig, Base as IngressBase, Limits as IngressLimits, ParseBaseError,
+};
 pub use tombolo_ssh::Limits as SshLimits;

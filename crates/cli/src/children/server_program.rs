@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
 use tombolo_server::{
-    AcmeConfig, Addresses, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits, SshOptions,
+    AcmeConfig, Addresses, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits,
+    SshOptions,
 };
 
 use super::{Ready, ServerLaunch};

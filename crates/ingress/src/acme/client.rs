@@ -1,7 +1,7 @@
 //! HTTP to the authority: what it answers is bounded in time and length.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum TrustError {
     #[error("{} holds no certificate as PEM", path.display())]
     File {
-        path: std::path::PathBuf,
+        path: PathBuf,
         #[source]
         source: rustls::pki_types::pem::Error,
     },
@@ -44,20 +44,17 @@ pub enum TrustError {
 /// Whom the authority's server is known by: the file, or whom this machine trusts.
 pub(super) fn trust(file: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let mut roots = RootCertStore::empty();
-    match file {
-        Some(path) => {
-            let certificate =
-                CertificateDer::from_pem_file(path).map_err(|source| TrustError::File {
-                    path: path.to_owned(),
-                    source,
-                })?;
-            roots.add(certificate).map_err(TrustError::Certificate)?;
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            // One that cannot be used takes nothing from the others.
-            roots.add_parsable_certificates(found.certs);
-        }
+    if let Some(path) = file {
+        let read = CertificateDer::from_pem_file(path);
+        let certificate = read.map_err(|source| TrustError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        roots.add(certificate).map_err(TrustError::Certificate)?;
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        // One that cannot be used takes nothing from the others.
+        roots.add_parsable_certificates(found.certs);
     }
     if roots.is_empty() {
         return Err(TrustError::Nobody);
@@ -94,7 +91,9 @@ impl HttpClient for Client {
                 Error::Other(io::Error::from(io::ErrorKind::TimedOut).into())
             })?;
             let response = answered.map_err(|error| Error::Other(error.into()))?;
-            Ok(response.map(|body| Limited::new(body, ANSWER_LEN_MAX)).into())
+            Ok(response
+                .map(|body| Limited::new(body, ANSWER_LEN_MAX))
+                .into())
         })
     }
 }
