@@ -93,6 +93,10 @@ const ALLOWED: [(&str, &[&str]); 29] = [
         "egress-bench",
         &["ids", "net", "node-proto", "proc", "secret"],
     ),
+    (
+        "ingress-bench",
+        &["client", "ids", "proc", "server", "testkit"],
+    ),
     ("xtask", &["proc", "fuzz", "leftovers"]),
 ];
 
