@@ -94,10 +94,10 @@ impl Load {
             let (way, done) = (way.clone(), Arc::clone(&done));
             let mut sender = way.connect().await?;
             workers.spawn(async move {
-                while way.ask(&mut sender).await.is_ok() {
+                loop {
+                    way.ask(&mut sender).await?;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
-                anyhow::bail!("{} answers no more", way.name())
             });
         }
         let window = async {

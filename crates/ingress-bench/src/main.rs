@@ -77,7 +77,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 async fn report(load: &Load, rounds: u32, ways: &[Way]) -> anyhow::Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
         "Way",
         "p50 in us",

@@ -16,9 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tombolo_client::api::native::{CreateToken, CreatedToken, TOKENS_PATH};
 use tombolo_client::{Client, Endpoint, Sandbox, Token};
-use tombolo_server::{
-    IngressLimits, IngressOptions, Limits, Server, ServerConfig, TokenHash,
-};
+use tombolo_server::{IngressLimits, IngressOptions, Limits, Server, ServerConfig, TokenHash};
 use tombolo_testkit::{FakeNode, Listens, eventually};
 
 use crate::way::Way;
@@ -62,7 +60,10 @@ impl Stand {
         let agent = node.agent(&sandbox.id().to_string()).context("no agent")?;
         agent.listen(Listens::OnPort(PORT.into()), program);
         let exposure = sandbox.expose_http(PORT).await?;
-        let host = exposure.url.strip_prefix("https://").context("no address")?;
+        let host = exposure
+            .url
+            .strip_prefix("https://")
+            .context("no address")?;
         Ok(Self {
             server,
             sandbox,
@@ -102,7 +103,7 @@ impl Stand {
 /// Somebody who may create sandboxes.
 async fn user(admin: &Client) -> anyhow::Result<Client> {
     let asked = CreateToken {
-        name: Some("bench".to_owned()),
+        name: "bench".to_owned(),
         ..CreateToken::default()
     };
     let made: CreatedToken = admin.send(Method::POST, TOKENS_PATH, &asked).await?;
@@ -127,8 +128,8 @@ fn config(node: &FakeNode, identity_file: &Path) -> anyhow::Result<ServerConfig>
             acme: None,
             // What it does when it is asked for more is for tests.
             limits: IngressLimits {
-                requests_per_second: u32::MAX,
-                burst: u32::MAX,
+                requests_per_second: 1_000_000,
+                burst: 1_000_000,
                 ..IngressLimits::STANDARD
             },
         }),
