@@ -146,7 +146,7 @@ const UNREACHABLE: [(&str, &[&str], &str); 8] = [
 
 /// Crates that only tests may depend on.
 const TESTS_ONLY: [(&str, &[&str]); 3] = [
-    ("testkit", &["e2e"]),
+    ("testkit", &["e2e", "ingress-bench"]),
     ("fuzz", &["xtask"]),
     ("leftovers", &["e2e", "xtask"]),
 ];
