@@ -76,8 +76,8 @@ struct Needed {
     packages: &'static [&'static str],
 }
 
-/// What the tests of the SDKs, of SSH, certificates and the attacks run on.
-const NEEDED: [Needed; 8] = [
+/// What the tests of the SDKs, of SSH, certificates, browsers and the attacks run on.
+const NEEDED: [Needed; 10] = [
     Needed {
         program: "ip",
         check: &["-Version"],
@@ -102,6 +102,17 @@ const NEEDED: [Needed; 8] = [
         program: "sshfs",
         check: &["--version"],
         packages: &["sshfs"],
+    },
+    Needed {
+        program: "chromium",
+        check: &["--version"],
+        packages: &["chromium"],
+    },
+    Needed {
+        // No option of certutil's own succeeds without a database.
+        program: "sh",
+        check: &["-c", "command -v certutil"],
+        packages: &["libnss3-tools"],
     },
     Needed {
         program: "python3",

@@ -27,6 +27,9 @@ pub async fn installed(
 ) -> anyhow::Result<PathBuf> {
     let directory = workspace().join("target/sdk").join(name);
     fs_err::create_dir_all(&directory)?;
+    // Two tests may want the same at once. The lock ends with the file.
+    let lock = fs_err::File::create(directory.join("lock"))?.into_file();
+    lock.lock()?;
     let mark = directory.join("installed");
     let wanted = fs_err::read_to_string(pins)?;
     if fs_err::read_to_string(&mark).is_ok_and(|done| done == wanted) {

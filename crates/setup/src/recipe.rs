@@ -207,7 +207,6 @@ pub(crate) const MODULES: [&str; 3] = ["virtio_blk", "virtio_net", "virtio_rng"]
 const ENGINE_REVISION: u32 = 1;
 const GUEST_REVISION: u32 = 2;
 const INITRAMFS_REVISION: u32 = 1;
-const CODE_SERVER_REVISION: u32 = 1;
 
 const KEY_LEN: usize = 16;
 
@@ -230,9 +229,8 @@ pub(crate) fn guest_key(kernel_release: &str, with_vscode: bool) -> String {
     parts.extend(GUEST_PACKAGES);
     parts.extend(GUEST_EXCLUDED);
     parts.extend(WHEELS.iter().flat_map(|wheel| [wheel.name, wheel.sha256]));
-    let revision = CODE_SERVER_REVISION.to_string();
     if with_vscode {
-        parts.extend(["vscode", &revision, CODE_SERVER.integrity]);
+        parts.extend(["vscode", CODE_SERVER.integrity, vscode::INSTALL]);
         parts.extend(CODE_SERVER_UNNEEDED);
         parts.extend(
             vscode::FILES

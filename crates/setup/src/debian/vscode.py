@@ -24,6 +24,15 @@ LINKS = {
     "lib/vscode/bin/remote-cli/code-server": "code-linux.sh",
 }
 
+# Its processes give each other ten seconds to say that they have begun, which
+# is too little for two of them on an emulated processor that has more to do.
+EDITS = {
+    "out/node/wrapper.js": (
+        "const timeoutInterval = 10000;",
+        "const timeoutInterval = 180000;",
+    ),
+}
+
 
 def main(version, integrity, scratch, target):
     scratch, target = pathlib.Path(scratch), pathlib.Path(target)
@@ -38,6 +47,11 @@ def main(version, integrity, scratch, target):
         shutil.rmtree(target / part)
     for path in target.rglob("*.map"):
         path.unlink()
+    for path, (old, new) in EDITS.items():
+        text = (target / path).read_text()
+        if text.count(old) != 1:
+            raise SystemExit(f"{path} does not say once: {old}")
+        (target / path).write_text(text.replace(old, new))
     for link, to in LINKS.items():
         link = target / link
         (link.parent / to).chmod(0o755)

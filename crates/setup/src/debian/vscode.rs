@@ -14,7 +14,7 @@ use crate::StepError;
 use crate::recipe::{CODE_SERVER, CODE_SERVER_UNNEEDED};
 
 /// Fetches, verifies and unpacks; runs in the guest's Python.
-const INSTALL: &str = include_str!("vscode.py");
+pub(crate) const INSTALL: &str = include_str!("vscode.py");
 
 /// Where it is, below the guest's root. The server knows it too.
 const PLACE: &str = "usr/local/lib/code-server";

@@ -5,14 +5,15 @@
 const vscode = require("vscode");
 
 function activate(context) {
-  const { TOMBOLO_VSCODE_PID: pid, TOMBOLO_VSCODE_PREVIEW: preview, TOMBOLO_VSCODE_STOP_BUTTON: button } = process.env;
+  const { TOMBOLO_VSCODE_PREVIEW: preview, TOMBOLO_VSCODE_STOP_BUTTON: button } = process.env;
   const stop = async () => {
     const answer = await vscode.window.showWarningMessage(
       "Stop VS Code in this sandbox? Everything else in the sandbox goes on.",
       { modal: true },
       "Stop",
     );
-    if (answer === "Stop") process.kill(Number(pid), "SIGTERM");
+    // Extensions run in a child of the server, which ends everything else.
+    if (answer === "Stop") process.kill(process.ppid, "SIGTERM");
   };
   context.subscriptions.push(vscode.commands.registerCommand("tombolo.stop", stop));
   if (button === "1") {
