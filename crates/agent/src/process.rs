@@ -219,6 +219,7 @@ impl Processes {
             pid: process.pid,
             command: process.command.clone(),
             running: process.exit().is_none(),
+            has_terminal: process.streams.terminal.is_some(),
         };
         let running = table.by_pid.values();
         let running = running.filter(|process| process.exit().is_none());

@@ -130,12 +130,12 @@ impl Contract for AgentService {
         let request = request.into_inner();
         let process = self.agent.processes.find("output", request.pid)?;
         let which = request.stream().into();
-        let Some(reader) = OutputReader::attach(process, which, request.offset) else {
+        let Some(reader) = OutputReader::attach(process, which, (&request).into()) else {
             return answer(Box::pin(stream::empty()));
         };
         let chunks = stream::try_unfold(reader, |mut reader| async move {
             let chunk = reader.next().await?;
-            Ok(chunk.map(|data| (v1::OutputChunk { data }, reader)))
+            Ok(chunk.map(|chunk| (chunk, reader)))
         });
         answer(Box::pin(chunks))
     }

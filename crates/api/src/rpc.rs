@@ -52,8 +52,8 @@ pub use listing::{
     WalkOptions, WalkParams,
 };
 pub use processes::{
-    AbortParams, KillParams, OomConfidence, ResizeParams, SpawnParams, SpawnResult, Stdio,
-    TerminalSize, WaitParams, WaitResult,
+    AbortParams, AttachParams, KillParams, ListProcessesResult, OomConfidence, ProcessRow,
+    ResizeParams, SpawnParams, SpawnResult, Stdio, TerminalSize, WaitParams, WaitResult,
 };
 pub use streams::{StreamCancel, StreamChunk, StreamError, StreamReason, StreamSignal};
 pub use values::{Offset, Text, Time};

@@ -7,13 +7,18 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tombolo_diag::ExitCode;
 
-use crate::failure::{OrFail as _, Outcome};
+use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::terminal::{self, RawMode};
 use tombolo_client::{
     CallError, Command, ExitStatus, Process, ProcessHandle, ReadStream, Signal as GuestSignal,
     Stdio, StreamError, WriteStream,
 };
+
+mod keys;
+
+use keys::DetachKeys;
 
 /// How much of the input is read at once.
 const INPUT_CHUNK_LEN: usize = 64 * 1024;
@@ -61,7 +66,20 @@ pub(crate) async fn run(
         Mode::Terminal => enter_raw_mode(),
         Mode::Pipes => None,
     };
-    converse(process, mode, signals).await
+    let status = converse(process, mode, None, signals).await?;
+    let left = || {
+        let words = "the command was left, which nobody asked for";
+        Failure::message(ExitCode::Internal, words)
+    };
+    status.ok_or_else(left)
+}
+
+/// Stays with a process on the terminal until it has exited and its output is
+/// written, or, with nothing to answer, until the person leaves it running.
+pub(crate) async fn stay(process: Process, signals: &mut Signals) -> Outcome<Option<ExitStatus>> {
+    let _raw = enter_raw_mode();
+    let keys = Some(DetachKeys::default());
+    converse(process, Mode::Terminal, keys, signals).await
 }
 
 /// Raw mode only where there is a terminal to set: `-t` may be given without.
@@ -78,44 +96,55 @@ fn enter_raw_mode() -> Option<RawMode> {
     }
 }
 
-async fn converse(mut process: Process, mode: Mode, signals: &mut Signals) -> Outcome<ExitStatus> {
+async fn converse(
+    mut process: Process,
+    mode: Mode,
+    keys: Option<DetachKeys>,
+    signals: &mut Signals,
+) -> Outcome<Option<ExitStatus>> {
     let handle = process.handle();
     let stdin = process.stdin.take();
     let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
     let (exited, has_exited) = watch::channel(false);
     // The pump ends with the process that reads it; the thread that may still
     // wait for a key is left to the end of this program.
-    let input = tokio::spawn(pump_input(stdin));
-    let input = AbortOnDrop(input);
-    let outputs = async {
-        tokio::join!(
-            pump_output(stdout, tokio::io::stdout(), has_exited.clone()),
-            pump_output(stderr, tokio::io::stderr(), has_exited.clone()),
-        )
+    let mut input = AbortOnDrop(tokio::spawn(pump_input(stdin, keys)));
+    let has_both_exited = has_exited.clone();
+    let out = async {
+        let pumped = pump_output(stdout, tokio::io::stdout(), has_both_exited).await;
+        pumped.while_doing("the command's output is not complete")
+    };
+    let err = async {
+        let pumped = pump_output(stderr, tokio::io::stderr(), has_exited).await;
+        pumped.while_doing("the command's error output is not complete")
     };
     let exit = async {
         let status = process.exited().await;
         exited.send_replace(true);
-        status
+        status.while_doing("the command's exit is not known")
     };
     let work = async {
-        let (status, (stdout, stderr)) = tokio::join!(exit, outputs);
-        let status = status.while_doing("the command's exit is not known")?;
-        stdout.while_doing("the command's output is not complete")?;
-        stderr.while_doing("the command's error output is not complete")?;
-        Ok(status)
+        // An output that fails, as when another client has taken it, is the end.
+        let (status, (), ()) = tokio::try_join!(exit, out, err)?;
+        Ok(Some(status))
     };
-    let status = tokio::select! {
+    let left = async {
+        match (&mut input.0).await {
+            Ok(Pumped::Left) => {}
+            // The process goes on without input, or is over.
+            Ok(Pumped::All) | Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
         status = work => status,
-        interrupted = forward(&handle, mode, signals) => interrupted,
-    };
-    drop(input);
-    status
+        interrupted = forward(&handle, mode, signals) => interrupted.map(Some),
+        () = left => Ok(None),
+    }
 }
 
 /// A task that does not outlive its owner.
 #[derive(Debug)]
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct AbortOnDrop(tokio::task::JoinHandle<Pumped>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -123,17 +152,35 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn pump_input(stdin: Option<WriteStream>) {
-    let Some(stdin) = stdin else { return };
+/// How the input came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pumped {
+    All,
+    /// The person leaves the process, whose input stays open.
+    Left,
+}
+
+async fn pump_input(stdin: Option<WriteStream>, mut keys: Option<DetachKeys>) -> Pumped {
+    let Some(stdin) = stdin else {
+        return Pumped::All;
+    };
     let mut source = tokio::io::stdin();
     let mut buffer = vec![0; INPUT_CHUNK_LEN];
     loop {
         match source.read(&mut buffer).await {
             Ok(0) => break,
             Ok(len) => {
-                if let Err(error) = stdin.write(&buffer[..len]).await {
+                let typed = &buffer[..len];
+                let (typed, leaves) = match &mut keys {
+                    Some(keys) => keys.pass(typed),
+                    None => (typed.to_vec(), false),
+                };
+                if let Err(error) = stdin.write(&typed).await {
                     tracing::debug!(%error, "the command reads no more");
-                    return;
+                    return Pumped::All;
+                }
+                if leaves {
+                    return Pumped::Left;
                 }
             }
             Err(error) => {
@@ -145,6 +192,7 @@ async fn pump_input(stdin: Option<WriteStream>) {
     if let Err(error) = stdin.finish().await {
         tracing::debug!(%error, "the command reads no more");
     }
+    Pumped::All
 }
 
 /// Why output was not passed on.

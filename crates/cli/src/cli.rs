@@ -27,7 +27,7 @@ pub(crate) use network::NetworkArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::{
     CodeArgs, CopyArgs, CreateArgs, ExecArgs, ExposeArgs, ExposuresArgs, ExtendArgs, KillArgs,
-    ListArgs, SandboxCommand, ShellArgs, SshArgs, UnexposeArgs, WatchArgs,
+    ListArgs, PsArgs, SandboxCommand, ShellArgs, SshArgs, UnexposeArgs, WatchArgs,
 };
 pub(crate) use server::{SettingArgs, UpArgs};
 pub(crate) use ssh_key::{AddSshKeyArgs, ListSshKeysArgs, RemoveSshKeyArgs, SshKeyCommand};

@@ -12,6 +12,7 @@ mod ingress;
 mod run;
 mod sandbox;
 mod setup;
+mod shell;
 mod ssh;
 mod token;
 mod watch;

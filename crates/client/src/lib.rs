@@ -42,8 +42,8 @@ pub use fs::Fs;
 pub use handshake::ConnectError;
 pub use listing::Sandboxes;
 pub use process::{
-    ExitStatus, OUTPUT_LEN_MAX, OomConfidence, Output, Process, ProcessError, ProcessHandle,
-    Signal, TerminalSize,
+    AttachError, ExitStatus, OUTPUT_LEN_MAX, OomConfidence, Output, Process, ProcessError,
+    ProcessHandle, ProcessRow, Signal, TerminalSize,
 };
 pub use request::{Refusal, RequestError};
 pub use sandbox::{Sandbox, SandboxBuilder, SandboxRef};

@@ -3,11 +3,13 @@
 use std::fmt;
 
 use bytes::Bytes;
-use tombolo_api::rpc::{KillParams, ResizeParams, WaitParams, methods};
-pub use tombolo_api::rpc::{OomConfidence, TerminalSize, WaitResult as ExitStatus};
+use tombolo_api::rpc::{
+    AttachParams, KillParams, ListProcessesResult, ResizeParams, SpawnResult, WaitParams, methods,
+};
+pub use tombolo_api::rpc::{OomConfidence, ProcessRow, TerminalSize, WaitResult as ExitStatus};
 
 use crate::connection::{Connection, PendingCall};
-use crate::stream::{ReadStream, StreamError, WriteStream};
+use crate::stream::{ReadStream, SendError, StreamError, WriteStream};
 use crate::{CallError, Sandbox, SpawnError};
 
 /// How much of each output [`Command::output`](crate::Command::output) keeps
@@ -38,6 +40,30 @@ pub enum ProcessError {
         /// Why not.
         #[source]
         source: StreamError,
+    },
+}
+
+/// Why a terminal was not taken over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// There is no such process, or it has no terminal.
+    #[error("cannot attach to process {pid}")]
+    Refused {
+        /// Which.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: CallError,
+    },
+    /// Nothing can be sent to it.
+    #[error("cannot open the input of process {pid}")]
+    Stdin {
+        /// Which.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: SendError,
     },
 }
 
@@ -175,6 +201,17 @@ impl Sandbox {
             connection: self.connection().clone(),
         }
     }
+
+    /// The processes that were started from outside, by number; of those that have
+    /// ended the latest.
+    ///
+    /// # Errors
+    /// A connection that is lost.
+    pub async fn processes(&self) -> Result<Vec<ProcessRow>, CallError> {
+        let none = serde_json::Map::new();
+        let listed = self.connection().call(methods::PROCESS_LIST, &none).await;
+        listed.map(|listed: ListProcessesResult| listed.processes)
+    }
 }
 
 impl Process {
@@ -292,6 +329,33 @@ impl ProcessHandle {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Takes its terminal over, from another client or from nobody. What it wrote
+    /// last comes first. Who drops the input without finishing it leaves the
+    /// terminal for another to come back to, and so does who is disconnected.
+    ///
+    /// # Errors
+    /// A process that is not there or has no terminal.
+    pub async fn attach(&self, size: TerminalSize) -> Result<Process, AttachError> {
+        let Self { pid, connection } = self;
+        let refused = |source| AttachError::Refused { pid: *pid, source };
+        let stdin = connection.outbound().await;
+        let stdin = stdin.map_err(|source| AttachError::Stdin { pid: *pid, source })?;
+        let params = AttachParams {
+            pid: *pid,
+            stdin_stream_id: stdin.id(),
+            terminal: size,
+        };
+        let attached = connection.call(methods::PROCESS_ATTACH, &params).await;
+        let attached: SpawnResult = attached.map_err(refused)?;
+        let streams = Streams {
+            stdin: Some(stdin),
+            stdout: attached.stdout_stream_id,
+            stderr: attached.stderr_stream_id,
+        };
+        let process = Process::attend(connection, *pid, streams, OUTPUT_LEN_MAX).await;
+        process.map_err(refused)
     }
 
     /// Sends a signal. One that has ended is no error.

@@ -291,7 +291,10 @@ agent_service! {
             };
             let start = usize::try_from(request.offset).unwrap_or(usize::MAX);
             let rest = bytes.get(start..).unwrap_or_default();
-            Ok(Response::new(chunks(rest, |data| guest::OutputChunk { data: data.into() })))
+            Ok(Response::new(chunks(rest, |data| guest::OutputChunk {
+                data: data.into(),
+                ..guest::OutputChunk::default()
+            })))
         }
 
         async fn input(

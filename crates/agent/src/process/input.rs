@@ -105,7 +105,8 @@ fn errno_of(error: &std::io::Error) -> Errno {
 /// Writes a stream of chunks to the process that the first one names, at the
 /// pace it reads them, and closes its standard input at the end.
 ///
-/// When the stream breaks off instead, the input stays open for another one.
+/// When the stream breaks off instead, or says so at its end, the input stays open
+/// for another one.
 pub(crate) async fn feed(
     processes: &Processes,
     mut chunks: Streaming<InputChunk>,
@@ -118,7 +119,10 @@ pub(crate) async fn feed(
     let stdin = process.streams.stdin.as_ref().ok_or_else(closed)?;
     let mut stdin = stdin.lock().await;
     let mut chunk = Some(first);
-    while let Some(InputChunk { data, .. }) = chunk {
+    while let Some(InputChunk {
+        data, leaves_open, ..
+    }) = chunk
+    {
         let Some(pipe) = stdin.as_mut() else {
             return match process.exit() {
                 Some(_) => Ok(()),
@@ -133,6 +137,9 @@ pub(crate) async fn feed(
                 return Ok(());
             }
             Err(errno) => return Err(CallError::errno("input", "", errno).into()),
+        }
+        if leaves_open {
+            return Ok(());
         }
         chunk = chunks.message().await?;
     }

@@ -99,13 +99,18 @@ impl Output {
         self.changed.notify_waiters();
     }
 
-    fn attach(&self) -> u64 {
+    /// The number of a new reader, and where it begins.
+    fn attach(&self, start: Start) -> (u64, u64) {
         let mut state = self.state.lock();
         state.reader += 1;
         let reader = state.reader;
+        let offset = match start {
+            Start::At(offset) => offset,
+            Start::Tail(len) => state.replay.tail(len),
+        };
         drop(state);
         self.changed.notify_waiters();
-        reader
+        (reader, offset)
     }
 }
 
@@ -168,6 +173,20 @@ pub(crate) struct OutputReader {
     offset: u64,
 }
 
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    At(u64),
+    /// So many bytes before the end of what was handed out, if they are still kept.
+    Tail(u64),
+}
+
+impl From<&v1::OutputRequest> for Start {
+    fn from(request: &v1::OutputRequest) -> Self {
+        request.tail.map_or(Self::At(request.offset), Self::Tail)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stdout,
@@ -177,8 +196,8 @@ pub(crate) enum Stream {
 impl OutputReader {
     /// Takes the stream over from whoever reads it. `None` when the process has
     /// no such stream.
-    pub(crate) fn attach(process: Arc<Process>, stream: Stream, offset: u64) -> Option<Self> {
-        let reader = stream.of(&process)?.attach();
+    pub(crate) fn attach(process: Arc<Process>, stream: Stream, start: Start) -> Option<Self> {
+        let (reader, offset) = stream.of(&process)?.attach(start);
         Some(Self {
             process,
             stream,
@@ -188,7 +207,7 @@ impl OutputReader {
     }
 
     /// The next bytes; `None` at the end. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<v1::OutputChunk>, CallError> {
         let process = Arc::clone(&self.process);
         let Some(output) = self.stream.of(&process) else {
             return Ok(None);
@@ -214,12 +233,13 @@ impl OutputReader {
         }
     }
 
-    fn advance(&mut self, read: Read) -> Option<Bytes> {
-        let Read::Chunk(chunk) = read else {
+    fn advance(&mut self, read: Read) -> Option<v1::OutputChunk> {
+        let Read::Chunk(data) = read else {
             return None;
         };
-        self.offset += chunk.len() as u64;
-        Some(chunk)
+        let offset = self.offset;
+        self.offset += data.len() as u64;
+        Some(v1::OutputChunk { data, offset })
     }
 }
 
@@ -274,6 +294,10 @@ impl Replay {
             end: 0,
             budget,
         }
+    }
+
+    fn tail(&self, len: u64) -> u64 {
+        self.end - len.min(self.len as u64)
     }
 
     fn after(&self, offset: u64) -> Kept {

@@ -24,6 +24,7 @@ async fn output(guest: &Guest, pid: i32, offset: u64) -> Streaming<OutputChunk> 
         pid,
         stream: OutputStream::OutputStdout.into(),
         offset,
+        ..OutputRequest::default()
     };
     let output = within(guest.client.clone().output(request)).await;
     output.unwrap().into_inner()
@@ -38,6 +39,7 @@ async fn feed(guest: &Guest, pid: i32, data: &[u8]) -> Result<(), Status> {
     let chunks = data.chunks(CHUNK_LEN_MAX).map(|data| InputChunk {
         pid,
         data: Bytes::copy_from_slice(data),
+        ..InputChunk::default()
     });
     let chunks = tokio_stream::iter(chunks.collect::<Vec<_>>());
     within(guest.client.clone().input(chunks)).await.map(drop)
@@ -58,10 +60,12 @@ async fn what_goes_in_comes_out() {
         let first = InputChunk {
             pid,
             data: Bytes::new(),
+            ..InputChunk::default()
         };
         let chunks = data.chunks(CHUNK_LEN_MAX).map(|chunk| InputChunk {
             pid: -1,
             data: Bytes::copy_from_slice(chunk),
+            ..InputChunk::default()
         });
         let chunks: Vec<_> = std::iter::once(first).chain(chunks).collect();
         let mut client = guest.client.clone();
@@ -141,7 +145,14 @@ async fn a_second_reader_takes_over() {
     let feeding = tokio::spawn(async move { client.input(ReceiverStream::new(chunks)).await });
     let send = async |data: &'static str| {
         let data = Bytes::from_static(data.as_bytes());
-        input.send(InputChunk { pid, data }).await.unwrap();
+        input
+            .send(InputChunk {
+                pid,
+                data,
+                ..InputChunk::default()
+            })
+            .await
+            .unwrap();
     };
     let mut first = output(&guest, pid, 0).await;
     send("one").await;
@@ -180,6 +191,7 @@ async fn a_process_whose_output_is_closed_is_told() {
                     pid,
                     stream: stream.into(),
                     offset: 0,
+                    ..OutputRequest::default()
                 };
                 let mut output = within(client.output(request)).await.unwrap().into_inner();
                 next(&mut output).await.unwrap();
@@ -218,6 +230,7 @@ async fn input_to_a_process_that_does_not_read_waits() {
     let chunk = InputChunk {
         pid,
         data: Bytes::from(vec![b'\n'; CHUNK_LEN_MAX]),
+        ..InputChunk::default()
     };
     let pause = std::time::Duration::from_millis(300);
     while let Ok(sent) = tokio::time::timeout(pause, input.send(chunk.clone())).await {
@@ -252,7 +265,14 @@ async fn input_that_breaks_off_can_go_on() {
     let (mut client, link) = guest.fragile_client().await;
     let feeding = tokio::spawn(async move { client.input(ReceiverStream::new(chunks)).await });
     let data = Bytes::from_static(b"one ");
-    input.send(InputChunk { pid, data }).await.unwrap();
+    input
+        .send(InputChunk {
+            pid,
+            data,
+            ..InputChunk::default()
+        })
+        .await
+        .unwrap();
     let mut reader = output(&guest, pid, 0).await;
     assert_eq!(next(&mut reader).await.unwrap(), "one ");
     link.abort();

@@ -145,6 +145,7 @@ impl Guest {
             pid,
             stream: stream.into(),
             offset: 0,
+            ..OutputRequest::default()
         };
         within(async {
             let mut chunks = self.client.clone().output(request).await.unwrap();

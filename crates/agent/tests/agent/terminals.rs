@@ -4,8 +4,8 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_guest_proto::v1::{
-    CloseOutputRequest, InputChunk, OutputRequest, OutputStream, ResizePtyRequest, SpawnRequest,
-    WindowSize,
+    CloseOutputRequest, Empty, InputChunk, OutputRequest, OutputStream, ResizePtyRequest,
+    SpawnRequest, WindowSize,
 };
 
 use crate::support::{Guest, command, errno, shell, within};
@@ -49,6 +49,7 @@ async fn a_terminal_is_not_closed() {
     let line = InputChunk {
         pid,
         data: Bytes::from_static(b"on\n"),
+        ..InputChunk::default()
     };
     within(client.input(tokio_stream::iter([line])))
         .await
@@ -68,6 +69,7 @@ async fn a_terminal_can_be_resized_and_interrupted() {
         pid,
         stream: OutputStream::OutputStdout.into(),
         offset: 0,
+        ..OutputRequest::default()
     };
     let mut client = guest.client.clone();
     let mut output = client.output(request).await.unwrap().into_inner();
@@ -94,7 +96,14 @@ async fn a_terminal_can_be_resized_and_interrupted() {
     let mut feeder = guest.client.clone();
     let feeding = tokio::spawn(async move { feeder.input(ReceiverStream::new(chunks)).await });
     let data = Bytes::from_static(b"\x03");
-    input.send(InputChunk { pid, data }).await.unwrap();
+    input
+        .send(InputChunk {
+            pid,
+            data,
+            ..InputChunk::default()
+        })
+        .await
+        .unwrap();
     assert_eq!(line().await.trim_start_matches("^C"), "int\r\n");
     assert_eq!(guest.wait(pid).await.code, 3);
     drop(input);
@@ -109,7 +118,11 @@ async fn the_end_of_input_reaches_a_program_that_reads_lines() {
         .await
         .unwrap();
     let data = Bytes::from_static(b"one\ntwo\n");
-    let chunks = tokio_stream::iter([InputChunk { pid, data }]);
+    let chunks = tokio_stream::iter([InputChunk {
+        pid,
+        data,
+        ..InputChunk::default()
+    }]);
     within(guest.client.clone().input(chunks)).await.unwrap();
     let output = guest.read_all(pid, OutputStream::OutputStdout).await;
     let output = String::from_utf8_lossy(&output).into_owned();
@@ -130,4 +143,61 @@ async fn only_a_terminal_has_a_size() {
         let resized = client.resize_pty(ResizePtyRequest { pid, size });
         assert_eq!(errno(&within(resized).await), expected.raw_os_error());
     }
+}
+
+/// Who writes may go, and who comes next is shown what was written before.
+#[tokio::test]
+async fn a_terminal_goes_from_hand_to_hand() {
+    let guest = Guest::start().await;
+    let script = "stty -echo -icanon; echo ready; while read line; do echo \"got $line\"; done";
+    let pid = guest.spawn(on_terminal(shell(script))).await.unwrap();
+    let say = async |line: &'static [u8], leaves_open: bool| {
+        let chunk = InputChunk {
+            pid,
+            data: Bytes::from_static(line),
+            leaves_open,
+        };
+        let said = guest
+            .client
+            .clone()
+            .input(tokio_stream::iter([chunk]))
+            .await;
+        said.map(drop)
+    };
+    let read = async |tail: Option<u64>, until: &str| {
+        let request = OutputRequest {
+            pid,
+            tail,
+            ..OutputRequest::default()
+        };
+        let mut output = guest
+            .client
+            .clone()
+            .output(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let (mut text, mut begin) = (String::new(), None);
+        while !text.ends_with(until) {
+            let chunk = within(output.message()).await.unwrap().unwrap();
+            begin.get_or_insert(chunk.offset);
+            text.push_str(std::str::from_utf8(&chunk.data).unwrap());
+        }
+        (text, begin.unwrap())
+    };
+    assert_eq!(read(None, "ready\r\n").await, ("ready\r\n".to_owned(), 0));
+    within(say(b"one\n", true)).await.unwrap();
+    assert_eq!(read(Some(0), "got one\r\n").await.1, 7);
+    within(say(b"two\n", true)).await.unwrap();
+    let all = "ready\r\ngot one\r\ngot two\r\n";
+    assert_eq!(read(Some(1 << 40), "two\r\n").await, (all.to_owned(), 0));
+    let (text, begin) = read(Some(5), "two\r\n").await;
+    assert_eq!((text.as_str(), begin), ("two\r\n", 20));
+    // The end of the input is another matter: nobody can write afterwards.
+    within(say(b"", false)).await.unwrap();
+    let refused = within(say(b"three\n", true)).await;
+    assert_eq!(errno(&refused), Errno::BADF.raw_os_error());
+    let listed = guest.client.clone().list_processes(Empty {}).await.unwrap();
+    let listed = listed.into_inner().processes;
+    assert!(listed.iter().any(|it| it.pid == pid && it.has_terminal));
 }

@@ -20,6 +20,10 @@ pub const SPAWN: &str = "spawn";
 pub const PROCESS_WAIT: &str = "processWait";
 /// Sends a signal to a process.
 pub const PROCESS_KILL: &str = "processKill";
+/// Takes a terminal over.
+pub const PROCESS_ATTACH: &str = "processAttach";
+/// Lists processes.
+pub const PROCESS_LIST: &str = "processList";
 /// Changes the size of a process's terminal.
 pub const PROCESS_RESIZE: &str = "processResize";
 

@@ -117,6 +117,41 @@ pub struct KillParams {
     pub signal: Option<String>,
 }
 
+/// Parameters of `processAttach`: takes a terminal over from whoever has it. The
+/// answer is as of `spawn`. For our own clients.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachParams {
+    /// A process that was started with a terminal.
+    pub pid: i32,
+    /// The client stream that feeds it from now on.
+    pub stdin_stream_id: u64,
+    /// The size of the terminal it has now.
+    pub terminal: TerminalSize,
+}
+
+/// Result of `processList`: processes that were started through the interface, by
+/// pid, of those that have ended the latest. For our own clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListProcessesResult {
+    /// At most 8192.
+    pub processes: Vec<ProcessRow>,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessRow {
+    /// The process in the sandbox.
+    pub pid: i32,
+    /// What was started, without arguments; the first 256 characters.
+    pub command: String,
+    /// Whether it has not ended.
+    pub running: bool,
+    /// Whether it has a terminal.
+    pub has_terminal: bool,
+}
+
 /// Parameters of `processResize`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ResizeParams {

@@ -13,6 +13,7 @@ pub(crate) enum SandboxCommand {
     List(ListArgs),
     Exec(ExecArgs),
     Shell(ShellArgs),
+    Ps(PsArgs),
     Copy(CopyArgs),
     Code(CodeArgs),
     Watch(WatchArgs),
@@ -116,11 +117,16 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
-/// Open a shell in a sandbox
+/// Open a shell in a sandbox, or come back to one
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Ctrl-P Ctrl-Q leaves the shell running, and so does a connection that is lost; --attach comes back to
+it, and to any other process on a terminal. What it wrote last is shown again. \"tombolo sandbox ps\"
+lists processes.
+
 Examples:
-  tombolo sandbox shell sbx_ord_0123456789abcdefghjk")]
+  tombolo sandbox shell sbx_ord_0123456789abcdefghjk
+  tombolo sandbox shell sbx_ord_0123456789abcdefghjk --attach 123")]
 pub(crate) struct ShellArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -128,6 +134,31 @@ pub(crate) struct ShellArgs {
     /// The directory to start in [default: /home/app]
     #[arg(short = 'w', long, value_name = "DIR")]
     pub(crate) cwd: Option<String>,
+    /// Come back to this process instead, and take it from whoever has it
+    #[arg(long, value_name = "PID", conflicts_with = "cwd", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) attach: Option<i32>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// List the processes of a sandbox that were started from outside
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Those that they started in turn are not among them: \"tombolo sandbox exec ID -- ps aux\" shows all.
+
+Examples:
+  tombolo sandbox ps sbx_ord_0123456789abcdefghjk
+  tombolo sandbox ps sbx_ord_0123456789abcdefghjk --all --json")]
+pub(crate) struct PsArgs {
+    /// The sandbox's id
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Those that have ended, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

@@ -8,17 +8,16 @@ use serde_json::json;
 use tombolo_api::config::NewSandbox;
 use tombolo_api::native::{SandboxPhase, SandboxRow};
 use tombolo_api::sandbox::StopAt;
-use tombolo_diag::ExitCode;
 use tombolo_ids::UnixMillis;
 
-use super::{OK, code, copy, expose, ssh, watch};
+use super::{OK, code, copy, expose, shell, ssh, watch};
 use crate::attach::{self, Mode, Signals};
-use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand, ShellArgs};
+use crate::cli::{CreateArgs, ExecArgs, ExtendArgs, KillArgs, ListArgs, SandboxCommand};
 use crate::config::keys;
 use crate::context::Context;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::network::Network;
-use crate::{local, output, terminal, wire};
+use crate::{local, output, wire};
 use tombolo_client::{Client, Command, ExitStatus, OomConfidence, Sandbox};
 
 /// How many sandboxes are ended at the same time.
@@ -29,7 +28,8 @@ pub(super) async fn sandbox(context: &Context, command: SandboxCommand) -> Outco
         SandboxCommand::Create(args) => create(context, args).await.map(|()| OK),
         SandboxCommand::List(args) => list(context, &args).await.map(|()| OK),
         SandboxCommand::Exec(args) => exec(context, args).await,
-        SandboxCommand::Shell(args) => shell(context, args).await,
+        SandboxCommand::Shell(args) => shell::shell(context, args).await,
+        SandboxCommand::Ps(args) => shell::list(context, &args).await.map(|()| OK),
         SandboxCommand::Copy(args) => copy::copy(context, &args).await.map(|()| OK),
         SandboxCommand::Code(args) => code::code(context, args).await.map(|()| OK),
         SandboxCommand::Watch(args) => watch::watch(context, &args).await.map(|()| OK),
@@ -162,25 +162,6 @@ async fn exec(context: &Context, args: ExecArgs) -> Outcome<u8> {
         cwd: args.cwd,
     };
     attend(context, &args.server, &args.id, what, mode).await
-}
-
-async fn shell(context: &Context, args: ShellArgs) -> Outcome<u8> {
-    if !terminal::is_attached() {
-        return Err(
-            Failure::message(ExitCode::Usage, "a shell needs a terminal at both ends").hint(
-                format!(
-                    "for a script, use \"tombolo sandbox exec {} -- bash -s\"",
-                    args.id
-                ),
-            ),
-        );
-    }
-    let what = What {
-        words: vec!["bash".to_owned(), "-l".to_owned()],
-        env: with_terminal(std::collections::BTreeMap::new(), context, Mode::Terminal),
-        cwd: args.cwd,
-    };
-    attend(context, &args.server, &args.id, what, Mode::Terminal).await
 }
 
 /// What a person wants to run.

@@ -75,7 +75,7 @@ impl ProcessHandle {
         let request = v1::OutputRequest {
             pid: self.pid,
             stream: stream.into(),
-            offset: 0,
+            ..v1::OutputRequest::default()
         };
         let chunks = self.agent.client().output(request).await?.into_inner();
         let data = chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(io::Error::other));
@@ -86,7 +86,7 @@ impl ProcessHandle {
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let first = v1::InputChunk {
             pid: self.pid,
-            data: Bytes::new(),
+            ..v1::InputChunk::default()
         };
         // A new channel takes a message.
         let is_named = sender.try_send(first).is_ok();
@@ -159,8 +159,8 @@ impl AsyncWrite for Input {
         ready!(self.0.poll_reserve(context)).map_err(closed)?;
         let taken = bytes.get(..CHUNK_LEN_MAX).unwrap_or(bytes);
         let chunk = v1::InputChunk {
-            pid: 0,
             data: Bytes::copy_from_slice(taken),
+            ..v1::InputChunk::default()
         };
         self.0.send_item(chunk).map_err(closed)?;
         Poll::Ready(Ok(taken.len()))

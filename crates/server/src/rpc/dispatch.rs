@@ -94,6 +94,8 @@ async fn dispatch(method: &str, call: &mut Call) -> Result<Reply, CallError> {
         methods::SPAWN => processes::spawn(call).await,
         methods::PROCESS_WAIT => processes::wait(call).await,
         methods::PROCESS_KILL => processes::kill(call).await,
+        methods::PROCESS_ATTACH => processes::attach(call).await,
+        methods::PROCESS_LIST => processes::list(call).await,
         methods::PROCESS_RESIZE => processes::resize(call).await,
         methods::SPAWN_DENO => deno::spawn(call).await,
         methods::SPAWN_DENO_REPL => deno::spawn_repl(call).await,

@@ -59,11 +59,20 @@ pub(super) fn hold(connection: &Arc<Connection>, held: Arc<Held>) {
     });
 }
 
+/// Where an output is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    Offset(u64),
+    /// So many bytes before the end of what was read before, as far as they are kept.
+    Tail(u64),
+}
+
 /// Sends one output of a process to the client. Answers the stream's id.
 pub(super) fn send(
     connection: &Arc<Connection>,
     pid: i32,
     which: OutputStream,
+    begin: Begin,
     held: &Arc<Held>,
 ) -> u64 {
     let stream = connection.outbound.open();
@@ -72,7 +81,7 @@ pub(super) fn send(
         agent: connection.agent.clone(),
         pid,
         which,
-        offset: 0,
+        begin,
         chunks: None,
     };
     let held = Arc::clone(held);
@@ -157,8 +166,8 @@ struct OutputReader {
     agent: GuestAgent,
     pid: i32,
     which: OutputStream,
-    /// Bytes read so far.
-    offset: u64,
+    /// Where the next bytes are.
+    begin: Begin,
     chunks: Option<Streaming<OutputChunk>>,
 }
 
@@ -169,9 +178,13 @@ impl OutputReader {
         loop {
             match self.attempt().await {
                 Ok(None) => return Ok(None),
-                Ok(Some(data)) => {
-                    self.offset += data.len() as u64;
-                    return Ok(Some(data));
+                Ok(Some(chunk)) => {
+                    let begin = match self.begin {
+                        Begin::Offset(offset) => offset,
+                        Begin::Tail(_) => chunk.offset,
+                    };
+                    self.begin = Begin::Offset(begin.saturating_add(chunk.data.len() as u64));
+                    return Ok(Some(chunk.data));
                 }
                 Err(status) => {
                     self.chunks = None;
@@ -198,18 +211,23 @@ impl OutputReader {
         }
     }
 
-    async fn attempt(&mut self) -> Result<Option<Bytes>, Status> {
+    async fn attempt(&mut self) -> Result<Option<OutputChunk>, Status> {
         if self.chunks.is_none() {
+            let (offset, tail) = match self.begin {
+                Begin::Offset(offset) => (offset, None),
+                Begin::Tail(len) => (0, Some(len)),
+            };
             let request = OutputRequest {
                 pid: self.pid,
                 stream: self.which.into(),
-                offset: self.offset,
+                offset,
+                tail,
             };
             self.chunks = Some(self.agent.client().output(request).await?.into_inner());
         }
         let Some(chunks) = &mut self.chunks else {
             return Ok(None);
         };
-        Ok(chunks.message().await?.map(|chunk| chunk.data))
+        chunks.message().await
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tombolo_api::rpc::{
-    ErrorObject, KillParams, OomConfidence, ResizeParams, SpawnParams, SpawnResult, Stdio,
-    WaitParams, WaitResult,
+    AttachParams, ErrorObject, KillParams, ListProcessesResult, OomConfidence, ProcessRow,
+    ResizeParams, SpawnParams, SpawnResult, Stdio, TerminalSize, WaitParams, WaitResult,
 };
 use tombolo_guest_proto::v1;
 
@@ -14,10 +14,13 @@ use super::connection::Connection;
 use super::fault::{self, CallError};
 use super::guest_call::{Repeat, guest_call};
 use super::inbound::InboundStream;
-use super::output::{self, Held};
+use super::output::{self, Begin, Held};
 use super::reply::Reply;
 use super::signals;
-use super::stdin;
+use super::stdin::{self, Bereft};
+
+/// What a new client of a terminal is shown of what was written before.
+const SCROLLBACK_LEN: u64 = 64 * 1024;
 
 pub(super) async fn spawn(call: &mut Call) -> Result<Reply, CallError> {
     let stdin = call.take_stream()?;
@@ -38,10 +41,11 @@ pub(super) async fn spawn(call: &mut Call) -> Result<Reply, CallError> {
         }),
         stdout: stdio(stdout),
         stderr: stdio(stderr),
-        terminal: params.terminal.map(|size| v1::WindowSize {
-            rows: size.rows.into(),
-            columns: size.columns.into(),
-        }),
+        terminal: params.terminal.map(window_size),
+    };
+    let bereft = match params.terminal {
+        Some(_) => Bereft::Open,
+        None => Bereft::Broken,
     };
     let pid = call
         .guest(request, |mut agent, request| async move {
@@ -49,13 +53,48 @@ pub(super) async fn spawn(call: &mut Call) -> Result<Reply, CallError> {
         })
         .await?
         .pid;
-    let wired = wire(&call.connection, pid, stdin, stdout, stderr);
-    let reply = call.ok(&SpawnResult {
+    let stdin = stdin.map(|stream| (stream, bereft));
+    let begin = Begin::Offset(0);
+    let wired = wire_from(&call.connection, pid, stdin, stdout, stderr, begin);
+    wired.answer(call, pid)
+}
+
+/// Takes a terminal over from its client, or from nobody.
+pub(super) async fn attach(call: &mut Call) -> Result<Reply, CallError> {
+    let stdin = call.take_stream()?;
+    let params: AttachParams = call.params()?;
+    let pid = params.pid;
+    // Says, too, that there is such a process, and that it has a terminal.
+    let request = v1::ResizePtyRequest {
         pid,
-        stdout_stream_id: wired.stdout,
-        stderr_stream_id: wired.stderr,
-    })?;
-    Ok(wired.flow_after(&call.connection, reply))
+        size: Some(window_size(params.terminal)),
+    };
+    call.guest_read(request, |mut agent, request| async move {
+        agent.resize_pty(request).await
+    })
+    .await?;
+    let stdin = stdin.map(|stream| (stream, Bereft::Open));
+    let begin = Begin::Tail(SCROLLBACK_LEN);
+    let (stdout, stderr) = (Stdio::Piped, Stdio::Null);
+    let wired = wire_from(&call.connection, pid, stdin, stdout, stderr, begin);
+    wired.answer(call, pid)
+}
+
+pub(super) async fn list(call: &Call) -> Result<Reply, CallError> {
+    let listed = call
+        .guest_read(v1::Empty {}, |mut agent, request| async move {
+            agent.list_processes(request).await
+        })
+        .await?;
+    let rows = listed.processes.into_iter().map(|process| ProcessRow {
+        pid: process.pid,
+        command: process.command,
+        running: process.running,
+        has_terminal: process.has_terminal,
+    });
+    call.ok(&ListProcessesResult {
+        processes: rows.collect(),
+    })
 }
 
 /// The streams of a new process.
@@ -75,11 +114,23 @@ pub(super) fn wire(
     stdout: Stdio,
     stderr: Stdio,
 ) -> Wired {
+    let stdin = stdin.map(|stream| (stream, Bereft::Broken));
+    wire_from(connection, pid, stdin, stdout, stderr, Begin::Offset(0))
+}
+
+fn wire_from(
+    connection: &Arc<Connection>,
+    pid: i32,
+    stdin: Option<(InboundStream, Bereft)>,
+    stdout: Stdio,
+    stderr: Stdio,
+    begin: Begin,
+) -> Wired {
     let answered = CancellationToken::new();
     let stdin_over = CancellationToken::new();
     let has_stdin = stdin.is_some();
-    if let Some(stream) = stdin {
-        stdin::feed(connection, pid, stream, stdin_over.clone());
+    if let Some((stream, bereft)) = stdin {
+        stdin::feed(connection, pid, stream, bereft, stdin_over.clone());
     } else {
         stdin_over.cancel();
     }
@@ -89,7 +140,7 @@ pub(super) fn wire(
         stdin_over: has_stdin.then_some(stdin_over),
     });
     let piped = |mode: Stdio, which: v1::OutputStream| {
-        (mode == Stdio::Piped).then(|| output::send(connection, pid, which, &held))
+        (mode == Stdio::Piped).then(|| output::send(connection, pid, which, begin, &held))
     };
     Wired {
         stdout: piped(stdout, v1::OutputStream::OutputStdout),
@@ -99,7 +150,23 @@ pub(super) fn wire(
     }
 }
 
+fn window_size(size: TerminalSize) -> v1::WindowSize {
+    v1::WindowSize {
+        rows: size.rows.into(),
+        columns: size.columns.into(),
+    }
+}
+
 impl Wired {
+    fn answer(self, call: &Call, pid: i32) -> Result<Reply, CallError> {
+        let reply = call.ok(&SpawnResult {
+            pid,
+            stdout_stream_id: self.stdout,
+            stderr_stream_id: self.stderr,
+        })?;
+        Ok(self.flow_after(&call.connection, reply))
+    }
+
     /// Lets output flow when `reply` is on its way and its client listens.
     pub(super) fn flow_after(self, connection: &Arc<Connection>, mut reply: Reply) -> Reply {
         output::hold(connection, self.held);
@@ -163,10 +230,10 @@ pub(super) async fn resize(call: &Call) -> Result<Reply, CallError> {
     let params: ResizeParams = call.params()?;
     let request = v1::ResizePtyRequest {
         pid: params.pid,
-        size: Some(v1::WindowSize {
-            rows: params.rows.into(),
-            columns: params.columns.into(),
-        }),
+        size: Some(window_size(TerminalSize {
+            rows: params.rows,
+            columns: params.columns,
+        })),
     };
     call.guest_read(request, |mut agent, request| async move {
         agent.resize_pty(request).await

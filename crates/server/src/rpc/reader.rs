@@ -230,7 +230,10 @@ fn settle_order(call: &mut Call, method: &str) {
             call.abortable = ties.abort.map(|id| connection.aborts.enter(id));
             call.stream = ties.body.map(|id| connection.inbound.claim(id));
         }
-        methods::SPAWN | methods::SPAWN_DENO | methods::SPAWN_DENO_REPL => {
+        methods::SPAWN
+        | methods::SPAWN_DENO
+        | methods::SPAWN_DENO_REPL
+        | methods::PROCESS_ATTACH => {
             call.stream = ties().stdin.map(|id| connection.inbound.claim(id));
         }
         // Locks wait for others, and what unlocks may come from this client.

@@ -262,7 +262,7 @@ async fn words(call: &Call, pid: i32, stream: OutputStream) -> Result<Vec<u8>, S
     let request = v1::OutputRequest {
         pid,
         stream: stream.into(),
-        offset: 0,
+        ..v1::OutputRequest::default()
     };
     let mut chunks = call.connection.agent.client().output(request).await?;
     let mut kept = Vec::new();

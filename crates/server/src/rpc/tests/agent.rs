@@ -92,6 +92,8 @@ pub(super) struct Process {
 pub(super) struct Input {
     pub(super) bytes: Vec<u8>,
     pub(super) is_closed: bool,
+    /// How often a writer left it open.
+    pub(super) left_count: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -169,7 +171,10 @@ impl Output {
                 let data = rest[..rest.len().min(CHUNK_LEN_MAX)].to_vec();
                 let end = offset + data.len();
                 read.fetch_max(end, Ordering::SeqCst);
-                let chunk = v1::OutputChunk { data: data.into() };
+                let chunk = v1::OutputChunk {
+                    data: data.into(),
+                    offset: offset as u64,
+                };
                 Ok(Some((chunk, (printed, end, read))))
             },
         ))
@@ -432,7 +437,10 @@ agent_service! {
                 v1::OutputStream::OutputStdout => process.stdout,
                 v1::OutputStream::OutputStderr => process.stderr,
             };
-            Ok(Response::new(output.chunks(usize::try_from(request.offset).unwrap())))
+            let printed = output.printed.borrow().bytes.len() as u64;
+            let tail = request.tail.map(|len| printed - len.min(printed));
+            let begin = tail.unwrap_or(request.offset);
+            Ok(Response::new(output.chunks(usize::try_from(begin).unwrap())))
         }
 
         async fn input(&self, request: Request<Streaming<v1::InputChunk>>) -> Answer<v1::Empty> {
@@ -447,7 +455,12 @@ agent_service! {
                 if process.exit.borrow().is_some() {
                     return Err(os_error(32, "write"));
                 }
-                process.stdin.lock().bytes.extend_from_slice(&chunk.data);
+                let mut stdin = process.stdin.lock();
+                stdin.bytes.extend_from_slice(&chunk.data);
+                if chunk.leaves_open {
+                    stdin.left_count += 1;
+                    return Ok(Response::new(v1::Empty {}));
+                }
             }
             if let Some(process) = process {
                 process.stdin.lock().is_closed = true;

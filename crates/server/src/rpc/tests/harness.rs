@@ -261,6 +261,12 @@ impl Client {
             .await;
     }
 
+    /// Gives a stream up.
+    pub(super) async fn fail(&mut self, stream: u64) {
+        self.notify("$sandbox.stream.error", json!({"streamId": stream}))
+            .await;
+    }
+
     pub(super) async fn finish(&mut self, stream: u64) {
         self.notify("$sandbox.stream.end", json!({"streamId": stream}))
             .await;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tombolo_guest_proto::v1;
@@ -475,10 +477,9 @@ async fn a_walk_streams_one_document_a_chunk() {
             "$sandbox.stream.start"
         );
         for path in &paths {
-            use base64::Engine as _;
             let message = client.stream_message(stream).await;
             let data = message["params"]["data"].as_str().unwrap();
-            let data = base64::prelude::BASE64_STANDARD.decode(data).unwrap();
+            let data = BASE64_STANDARD.decode(data).unwrap();
             let document: Value = serde_json::from_slice(&data).unwrap();
             assert_eq!(document["path"], json!(path));
             assert_eq!(document.as_object().unwrap().len(), 5);
@@ -571,4 +572,77 @@ async fn no_message_to_python_reaches_its_limit() {
         )
         .await;
     assert!(read["data"].as_str().unwrap().len() < 1_000_000);
+}
+
+/// What a client that has just come reads of a terminal, and writes to it.
+async fn attach(client: &mut Client, stdin: u64, expected: &[u8]) {
+    client.start(stdin).await;
+    let params = json!({"pid": FIRST_PID, "stdinStreamId": stdin,
+        "terminal": {"rows": 5, "columns": 6}});
+    let attached = client.ok("processAttach", params).await;
+    assert_eq!(attached["pid"], FIRST_PID);
+    assert_eq!(attached["stderrStreamId"], Value::Null);
+    let stdout = attached["stdoutStreamId"].as_u64().unwrap();
+    client
+        .request("processWait", json!({"pid": FIRST_PID}))
+        .await;
+    let mut seen = Vec::new();
+    while seen.len() < expected.len() {
+        let message = client.stream_message(stdout).await;
+        if message["method"] == "$sandbox.stream.enqueue" {
+            let data = message["params"]["data"].as_str().unwrap();
+            seen.extend(BASE64_STANDARD.decode(data).unwrap());
+        }
+    }
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_terminal_outlives_its_client_and_is_come_back_to() {
+    let harness = Harness::new(Dialect::Native).await;
+    let mut first = harness.connect().await;
+    first.start(7).await;
+    let shell = json!({"command": "bash", "stdinStreamId": 7,
+        "terminal": {"rows": 24, "columns": 80}});
+    first.ok("spawn", shell).await;
+    first
+        .request("processWait", json!({"pid": FIRST_PID}))
+        .await;
+    first.enqueue(7, b"one ").await;
+    let process = harness.agent.process(FIRST_PID);
+    let written = async |expected: &[u8], left_count: usize| {
+        eventually("the input is there", async || {
+            let stdin = process.stdin.lock();
+            (stdin.bytes == expected && stdin.left_count == left_count).then_some(())
+        })
+        .await;
+    };
+    written(b"one ", 0).await;
+    process.stdout.print(b"shown");
+    drop(first);
+    written(b"one ", 1).await;
+    let mut second = harness.connect().await;
+    attach(&mut second, 8, b"shown").await;
+    let sizes = harness.agent.calls("resize_pty");
+    assert!(sizes[0].contains("rows: 5"), "{sizes:?}");
+    second.enqueue(8, b"two ").await;
+    written(b"one two ", 1).await;
+    // One that gives its stream up leaves the terminal; one that ends it does not.
+    second.fail(8).await;
+    written(b"one two ", 2).await;
+    assert!(!process.stdin.lock().is_closed);
+    attach(&mut second, 9, b"shown").await;
+    second.enqueue(9, b"three").await;
+    second.finish(9).await;
+    eventually("the input ends", async || {
+        process.stdin.lock().is_closed.then_some(())
+    })
+    .await;
+    written(b"one two three", 2).await;
+    // What has no terminal is not attached to.
+    harness.agent.fail("resize_pty", 25);
+    second.start(10).await;
+    let params = json!({"pid": FIRST_PID, "stdinStreamId": 10,
+        "terminal": {"rows": 5, "columns": 6}});
+    second.error("processAttach", params).await;
 }
