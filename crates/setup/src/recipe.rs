@@ -288,6 +288,14 @@ mod tests {
     }
 
     #[test]
+    fn vscode_is_pinned_by_a_whole_digest() {
+        let digest = CODE_SERVER.integrity.strip_prefix("sha512-").unwrap();
+        // 64 bytes in base64.
+        assert_eq!(digest.len(), 88);
+        assert!(digest.ends_with("=="), "{digest}");
+    }
+
+    #[test]
     fn every_wheel_is_pinned_by_a_whole_digest() {
         for wheel in WHEELS {
             assert_eq!(wheel.sha256.len(), 64, "{}", wheel.name);
