@@ -146,6 +146,7 @@ async fn shell(world: Arc<World>) -> anyhow::Result<()> {
     // Another takes it over.
     let mut other = Person::start(&world, &attach)?;
     other.sees("kept-42").await?;
+    person.sees("Another client has taken this over").await?;
     person.ends(1).await?;
     // Whose command is killed leaves it as well.
     other.types(b"echo $X-$((50 + 5))\r").await?;

@@ -245,6 +245,7 @@ impl From<WatchError> for ApiError {
                 "the sandbox cannot be reached; try again",
                 error,
             ),
+            WatchError::OldAgent(_) => Self::saying(ErrorCode::NotBuiltYet, &error),
             WatchError::Failed(_) => Self::internal(error),
         }
     }

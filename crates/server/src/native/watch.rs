@@ -19,7 +19,7 @@ use tombolo_api::error::{ErrorBody, ErrorCode};
 use tombolo_api::watch::{FileChange, FileChangeKind, MissedReason};
 use tombolo_guest_proto::v1::{OsError, WatchEvent, WatchEventBatch, WatchKind, WatchRequest};
 use tombolo_lifecycle::{ConnectRefusal, Phase};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use url::form_urlencoded;
 
 use crate::app::App;
@@ -54,6 +54,8 @@ pub(crate) enum WatchError {
     TooMany(#[source] Status),
     #[error("this is no path of a file: {}", .0.message())]
     Path(#[source] Status),
+    #[error("the sandbox was started by an earlier version; use a new one")]
+    OldAgent(#[source] Status),
     #[error("the sandbox cannot be reached")]
     Away(#[source] Status),
     #[error("the sandbox could not watch")]
@@ -63,10 +65,11 @@ pub(crate) enum WatchError {
 impl From<Status> for WatchError {
     fn from(status: Status) -> Self {
         let Some(failure) = OsError::from_status(&status) else {
-            return if is_lost(&status) {
-                Self::Away(status)
-            } else {
-                Self::Failed(status)
+            return match status.code() {
+                // Its agent is as old as the sandbox.
+                Code::Unimplemented => Self::OldAgent(status),
+                _ if is_lost(&status) => Self::Away(status),
+                _ => Self::Failed(status),
             };
         };
         match failure.errno {

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tombolo_guest_proto::v1::{CloseOutputRequest, OutputChunk, OutputRequest, OutputStream};
+use tombolo_api::rpc::ErrorObject;
+use tombolo_guest_proto::v1::{
+    CloseOutputRequest, OsError, OutputChunk, OutputRequest, OutputStream,
+};
 use tonic::{Status, Streaming};
 
 use super::connection::Connection;
@@ -20,6 +23,9 @@ use super::gates::Gate;
 use super::guest_call::{Repeat, Retry, guest_call};
 use super::outbound::{OutboundStream, StreamStopped};
 use crate::guest::{Dialect, GuestAgent};
+
+/// An `errno` of Linux.
+const ECANCELED: i32 = 125;
 
 /// What the outputs of one process wait for.
 #[derive(Debug)]
@@ -108,7 +114,7 @@ async fn copy_then_drain(
     let finishing = async {
         match outcome {
             Copied::All => stream.end().await,
-            Copied::Failed(status) => stream.fail(fault::from_status(&status)).await,
+            Copied::Failed(status) => stream.fail(failure(&status)).await,
             Copied::Stopped(stopped) => Err(stopped),
         }
     };
@@ -118,6 +124,18 @@ async fn copy_then_drain(
     };
     if let Err(stopped) = finished {
         drain(connection, reader, stopped);
+    }
+}
+
+/// What a client is told of an output that fails.
+fn failure(status: &Status) -> ErrorObject {
+    match OsError::from_status(status) {
+        // What the agent tells a reader that is not the last.
+        Some(OsError {
+            errno: ECANCELED, ..
+        }) => ErrorObject::new("Interrupted", "Another client has taken this over")
+            .with_code("ECANCELED"),
+        _ => fault::from_status(status),
     }
 }
 
