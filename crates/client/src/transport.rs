@@ -165,3 +165,73 @@ pub(crate) async fn read_body(
         .await?;
     Ok(body.to_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls_pki_types::PrivatePkcs8KeyDer;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+
+    use super::*;
+    use crate::{Client, RequestError, Token};
+
+    /// Answers every request with an empty object, over TLS.
+    async fn serve(made: &CertifiedKey<rcgen::KeyPair>) -> Endpoint {
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                // A client that does not believe the certificate goes away.
+                let Ok(mut stream) = acceptor.accept(tcp).await else {
+                    continue;
+                };
+                let mut request = [0; 4096];
+                let len = stream.read(&mut request).await.unwrap();
+                assert!(request[..len].starts_with(b"GET /x HTTP/1.1\r\n"));
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        Endpoint::parse(&format!("https://localhost:{port}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_with_those_who_are_trusted() {
+        let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let stranger = Client::new(serve(&made).await, Token::new("t"));
+        let error = stranger.get::<Value>("/x").await.unwrap_err();
+        let RequestError::Unreachable { source, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert!(matches!(source, DialError::Tls(_)), "{source:?}");
+        let friend = stranger.trusting(made.cert.pem().as_bytes()).unwrap();
+        assert_eq!(friend.get::<Value>("/x").await.unwrap(), json!({}));
+    }
+
+    #[test]
+    fn only_certificates_can_be_trusted() {
+        let dialer = || Dialer::new(Endpoint::parse("https://localhost").unwrap());
+        for text in [
+            "",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ] {
+            let error = dialer().trusting(text.as_bytes()).unwrap_err();
+            assert!(matches!(error, TrustError::Empty), "{error:?}");
+        }
+        let cut = b"-----BEGIN CERTIFICATE-----\nAAAA\n";
+        assert!(dialer().trusting(cut).is_err());
+    }
+}
