@@ -45,7 +45,9 @@ impl Egress {
         self.client().get(&self.path("policy")).await
     }
 
-    /// Puts another policy in force, at once: what it does not allow ends.
+    /// Puts another policy in force, at once: what it does not allow ends. One
+    /// that has the `generation` it was read with is refused if there has been
+    /// another since.
     ///
     /// # Errors
     /// As every request; all that is wrong with it is told together.

@@ -86,6 +86,7 @@
 //!   types on both sides.
 //! - [`Sandbox::fetch`]: requests from within the sandbox.
 //! - [`SandboxRef::expose_http`], [`SandboxRef::expose_ssh`]: ways in.
+//! - [`SandboxRef::watch`]: what changes among its files.
 //! - [`SandboxRef::egress`]: what it may send out, its secrets, what it did.
 //!
 //! # Errors, ends and drops
@@ -122,6 +123,7 @@ mod stream;
 mod tests;
 mod transport;
 mod vscode;
+mod watch;
 
 pub use tombolo_api as api;
 
@@ -148,6 +150,7 @@ pub use sandbox::{Sandbox, SandboxBuilder, SandboxRef};
 pub use stream::{ReadStream, SendError, StreamError, WriteStream};
 pub use transport::{DialError, TrustError};
 pub use vscode::{Vscode, VscodeCommand, VscodeError};
+pub use watch::{FileChange, FileChangeKind, FileChanges, MissedReason};
 
 /// What this client calls itself; the server's native dialect goes by it.
 pub(crate) const USER_AGENT: &str = concat!("tombolo/", env!("CARGO_PKG_VERSION"));

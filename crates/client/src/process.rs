@@ -192,8 +192,9 @@ impl Exit {
 }
 
 impl Sandbox {
-    /// A process that runs already, by its number: one of an earlier
-    /// connection, or one that another process started.
+    /// A process that runs already, by its number: one that was started here
+    /// or over another connection. One that a process started by itself is
+    /// signalled by a command.
     #[must_use]
     pub fn process(&self, pid: i32) -> ProcessHandle {
         ProcessHandle {

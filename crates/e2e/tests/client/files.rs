@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
+use tombolo_client::FileChangeKind;
 use tombolo_client::fs::{
     CopyEvent, CopyPlace, ExpandGlobOptions, FileType, Fs, MakeTempOptions, MkdirOptions,
     OpenOptions, Pattern, SeekFrom, WalkOptions, WriteOptions, copy, copy_with,
@@ -28,7 +29,7 @@ pub(crate) async fn whole(rig: Rig) -> anyhow::Result<()> {
     let fs = &rig.fs;
     let path = rig.file("ä €").await?;
     ensure!(fs.read_text_file(&path).await? == "ä €");
-    fs.write_file(&path, [255; 200_000]).await?;
+    fs.write_file(&path, vec![255; 200_000]).await?;
     let more = WriteOptions::new().append(true).create(false).mode(0o600);
     fs.write_file_with(&path, "!?", more).await?;
     let content = fs.read_file(&path).await?;
@@ -85,7 +86,7 @@ pub(crate) async fn pieces(rig: Rig) -> anyhow::Result<()> {
     let strict = WriteOptions::new().create(false);
     let mut writer = fs.write_stream_with("/home/app/none", strict).await?;
     let error = loop {
-        if writer.write(&[0; 100_000]).await.is_err() {
+        if writer.write(&vec![0; 100_000]).await.is_err() {
             break writer.reason().await;
         }
     };
@@ -307,7 +308,7 @@ pub(crate) async fn handles(rig: Rig) -> anyhow::Result<()> {
     ensure!(file.read(9).await?.is_none());
     ensure!(file.seek(SeekFrom::End(-1)).await? == 3);
     ensure!(file.seek(SeekFrom::Current(-1)).await? == 2);
-    file.write_all(&[b'x'; 1_200_000]).await?;
+    file.write_all(&vec![b'x'; 1_200_000]).await?;
     ensure!(file.seek(SeekFrom::Start(2)).await? == 2);
     ensure!(file.write(b"yy").await? == 2);
     file.sync().await?;
@@ -398,5 +399,26 @@ pub(crate) async fn copies(rig: Rig) -> anyhow::Result<()> {
     ensure!(told == 1 && fs.read_link(&format!("{to}/link")).await? == "sub/file");
     let nothing = copy(CopyPlace::Here("/nowhere"), CopyPlace::Sandbox(fs, "/tmp"));
     ensure!(nothing.await.is_err());
+    Ok(())
+}
+
+pub(crate) async fn changes(rig: Rig) -> anyhow::Result<()> {
+    let root = rig.directory().await?;
+    rig.fs.mkdir(&format!("{root}/sub")).await?;
+    let mut near = rig.sandbox.watch(&root).await?;
+    let mut all = rig.sandbox.watch_all(&root).await?;
+    let names = ["sub/deep", "near"].map(|name| format!("{root}/{name}"));
+    for name in &names {
+        rig.fs.write_text_file(name, "x").await?;
+    }
+    for (changes, expected) in [(&mut near, &names[1]), (&mut all, &names[0])] {
+        loop {
+            let change = changes.next().await?.context("the watch ended")?;
+            ensure!(change.kind != FileChangeKind::Missed, "{change:?}");
+            if change.kind == FileChangeKind::Created && change.path == *expected {
+                break;
+            }
+        }
+    }
     Ok(())
 }

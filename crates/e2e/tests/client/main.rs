@@ -56,7 +56,9 @@ fn client(world: &World) -> anyhow::Result<Client> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_of_the_rust_sdk_does_what_it_says() {
-    with_upstream(|world, _upstream| async move {
+    with_upstream(|world, upstream| async move {
+        // The host lives as long as the rows.
+        let _upstream = upstream;
         let rig = Rig::start(client(&world)?).await?;
         let only = std::env::var_os("ROWS").map(|rows| rows.to_string_lossy().into_owned());
         let mut failures = Vec::new();
@@ -108,7 +110,9 @@ async fn every_example_runs() {
             let said = example.run().await?.stdout_text();
             ensure!(said.contains(words), "{name} says {said}");
         }
-        upstream.says_at_last(&format!("credential: {KEY}")).await?;
+        upstream
+            .says_at_last(&format!("credential: Bearer {KEY}"))
+            .await?;
         ensure!(world.list().await?.values().all(|state| state != "running"));
         Ok(())
     })

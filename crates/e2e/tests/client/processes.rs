@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use tokio::io::AsyncBufReadExt as _;
-use tombolo_client::{ProcessError, Signal, Stdio, StreamError, TerminalSize};
+use tombolo_client::{ProcessError, Sandbox, Signal, Stdio, StreamError, TerminalSize};
 
 use crate::rows::Rig;
 
@@ -58,7 +58,7 @@ pub(crate) async fn streams(rig: Rig) -> anyhow::Result<()> {
     stdin.write(b"first").await?;
     let first = stdout.chunk().await?.context("no chunk")?;
     ensure!(first == "first", "{first:?}");
-    stdin.write(&[b'x'; 200_000]).await?;
+    stdin.write(&vec![b'x'; 200_000]).await?;
     stdin.finish().await?;
     let rest = stdout.read_to_end(1 << 20).await?;
     ensure!(rest.len() == 200_000, "{}", rest.len());
@@ -103,14 +103,15 @@ pub(crate) async fn signals(rig: Rig) -> anyhow::Result<()> {
     // One that has gone is no error.
     process.kill(Signal::Kill).await?;
     // A process of another connection.
-    let pid: i32 = rig
-        .shell("sleep 600 >&- 2>&- & echo $!")
-        .await?
-        .trim()
-        .parse()?;
-    rig.sandbox.process(pid).kill(Signal::Kill).await?;
-    let gone = format!("while kill -0 {pid} 2>&-; do sleep 0.1; done; echo gone");
-    ensure!(rig.shell(&gone).await? == "gone\n");
+    let other = Sandbox::connect(&rig.client, rig.sandbox.id().as_str()).await?;
+    let mut process = other.command("sleep").arg("600").spawn().await?;
+    rig.sandbox
+        .process(process.pid())
+        .kill(Signal::Kill)
+        .await?;
+    let status = process.status().await?;
+    ensure!(status.signal.as_deref() == Some("SIGKILL"), "{status:?}");
+    other.close().await;
     Ok(())
 }
 

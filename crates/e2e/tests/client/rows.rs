@@ -122,6 +122,7 @@ pub(crate) fn all() -> Vec<(&'static str, Row)> {
         "Fs.open, open_with, create, File.path, read, write, write_all, seek, truncate, stat, sync, sync_data, utime, close" => files::handles,
         "File.lock, lock_shared, unlock" => files::locks,
         "Fs.upload, download, copy, copy_with" => files::copies,
+        "Sandbox.watch, watch_all, FileChanges.next" => files::changes,
         "Sandbox.deno, run, run_code, extension, watch_also, DenoCommand.output" => deno::run,
         "DenoCommand.watch, DenoProcess.restarted" => deno::watch,
         "DenoProcess.http_ready, fetch" => deno::serve,

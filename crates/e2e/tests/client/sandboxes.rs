@@ -112,6 +112,7 @@ pub(crate) async fn network(rig: Rig) -> anyhow::Result<()> {
     let mut policy = policy;
     if let Some(policy) = policy.as_object_mut() {
         policy.remove("secrets");
+        policy.remove("generation");
     }
     let again = Sandbox::builder()
         .egress_policy(policy)
@@ -300,10 +301,15 @@ pub(crate) async fn policy(rig: Rig) -> anyhow::Result<()> {
     };
     let first = egress.set_allow_net(Some(vec![HOST.to_owned()])).await?;
     ensure!(verdict("evil.example").await? == "deny");
-    let policy = egress.policy().await?;
+    let mut policy = egress.policy().await?;
     let second = egress.set_allow_net(Some(Vec::new())).await?;
     ensure!(second.generation > first.generation);
     ensure!(verdict(HOST).await? == "deny");
+    // It is of another generation than what is in force by now.
+    ensure!(egress.set_policy(&policy).await.is_err());
+    if let Some(policy) = policy.as_object_mut() {
+        policy.remove("generation");
+    }
     egress.set_policy(&policy).await?;
     ensure!(verdict(HOST).await? == "allow");
     ensure!(egress.set_policy(&json!({"nonsense": 1})).await.is_err());
