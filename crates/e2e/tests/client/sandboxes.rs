@@ -118,7 +118,16 @@ pub(crate) async fn network(rig: Rig) -> anyhow::Result<()> {
         .egress_policy(policy)
         .create(&rig.client)
         .await?;
-    ensure!(again.fetch("https://evil.example/").send().await?.status == 403);
+    let explained: Value = again
+        .egress()
+        .explain(&ask("https://evil.example/"))
+        .await?;
+    ensure!(explained["connect"]["verdict"] == "deny", "{explained}");
+    let explained: Value = again
+        .egress()
+        .explain(&ask(&format!("https://{HOST}/")))
+        .await?;
+    ensure!(explained["connect"]["verdict"] == "allow", "{explained}");
     Ok(again.kill().await?)
 }
 
