@@ -21,7 +21,7 @@ use crate::{CallError, Sandbox};
 #[must_use = "nothing is started yet"]
 pub struct Command {
     connection: Connection,
-    command: String,
+    program: String,
     args: Vec<String>,
     settings: Settings,
     terminal: Option<TerminalSize>,
@@ -163,7 +163,7 @@ impl Sandbox {
     pub fn command(&self, program: impl Into<String>) -> Command {
         Command {
             connection: self.connection().clone(),
-            command: program.into(),
+            program: program.into(),
             args: Vec::new(),
             settings: Settings::default(),
             terminal: None,
@@ -205,18 +205,18 @@ impl Command {
     pub async fn spawn(&self) -> Result<Process, SpawnError> {
         let Self {
             connection,
-            command,
+            program,
             args,
             settings,
             terminal,
         } = self;
         let refused = |source| SpawnError::Refused {
-            command: command.clone(),
+            command: program.clone(),
             source,
         };
-        let stdin = settings.open_stdin(connection, command).await?;
+        let stdin = settings.open_stdin(connection, program).await?;
         let params = SpawnParams {
-            command: command.clone(),
+            command: program.clone(),
             args: Some(args.clone()),
             env: Some(settings.env.clone()),
             clear_env: settings.clear_env.then_some(true),

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::io::AsyncRead;
+use tokio::io::AsyncBufRead;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::io::StreamReader;
@@ -217,7 +217,7 @@ impl ReadStream {
     }
 
     /// As a reader of Tokio's, for lines and the like.
-    pub fn into_async_read(self) -> impl AsyncRead + tokio::io::AsyncBufRead + Send + Unpin {
+    pub fn into_async_read(self) -> impl AsyncBufRead + Send + Unpin {
         StreamReader::new(self.map(|chunk| chunk.map_err(io::Error::from)))
     }
 

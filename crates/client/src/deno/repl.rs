@@ -169,7 +169,7 @@ impl Repl {
             code: code.to_owned(),
         };
         let value = self.connection.call(methods::DENO_REPL_EVAL, &params).await;
-        self.value(value)
+        typed(value)
     }
 
     /// Calls a function by its name, or an expression for one, with a tuple,
@@ -194,20 +194,7 @@ impl Repl {
             args: Some(args),
         };
         let value = self.connection.call(methods::DENO_REPL_CALL, &params).await;
-        self.value(value)
-    }
-
-    fn value<T: DeserializeOwned>(
-        &self,
-        value: Result<Box<RawValue>, CallError>,
-    ) -> Result<T, EvalError> {
-        match value {
-            Ok(value) => serde_json::from_str(value.get()).map_err(EvalError::Value),
-            Err(CallError::Failed { error }) if !is_of_the_call(&error) => {
-                Err(Box::new(Thrown { object: *error }).into())
-            }
-            Err(error) => Err(EvalError::Call(error)),
-        }
+        typed(value)
     }
 
     /// Ends it. One that has ended is no error.
@@ -221,6 +208,16 @@ impl Repl {
         self.connection
             .call(methods::DENO_REPL_CLOSE, &params)
             .await
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: Result<Box<RawValue>, CallError>) -> Result<T, EvalError> {
+    match value {
+        Ok(value) => serde_json::from_str(value.get()).map_err(EvalError::Value),
+        Err(CallError::Failed { error }) if !is_of_the_call(&error) => {
+            Err(Box::new(Thrown { object: *error }).into())
+        }
+        Err(error) => Err(EvalError::Call(error)),
     }
 }
 
