@@ -69,7 +69,7 @@ impl Backend for Doors {
             return self.enter(&sandbox, revoked);
         }
         let id: SandboxId = login.user_name.parse().ok()?;
-        let key = login.key?.to_line();
+        let key = login.key?.to_line()?;
         let handle = self.0.registry.get(&id)?;
         match self
             .0
@@ -107,6 +107,10 @@ struct Entered {
 impl Sandbox for Entered {
     type Process = ProcessHandle;
     type Stream = GuestStream;
+
+    fn id(&self) -> String {
+        self.handle.id().to_string()
+    }
 
     async fn closed(&self) {
         tokio::select! {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZero;
 
-use russh::keys::{HashAlg, PublicKey};
+use russh::keys::{Algorithm, HashAlg, PublicKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -43,8 +43,14 @@ impl Eq for Key {}
 
 /// The text is not a public key that the gateway takes.
 #[derive(Debug, thiserror::Error)]
-#[error("this is no public key; give one line such as those of ~/.ssh/id_ed25519.pub")]
-pub struct ParseKeyError(#[from] russh::keys::ssh_key::Error);
+pub enum ParseKeyError {
+    #[error("this is no public key; give one line such as those of ~/.ssh/id_ed25519.pub")]
+    NoKey(#[from] russh::keys::ssh_key::Error),
+    #[error(
+        "the gateway takes keys of Ed25519 and ECDSA, and those on security keys, and no {0}; make one with ssh-keygen -t ed25519"
+    )]
+    Unsupported(String),
+}
 
 impl Key {
     pub(crate) fn new(key: &PublicKey) -> Self {
@@ -61,11 +67,13 @@ impl Key {
         self.0.comment().to_string()
     }
 
-    /// The line without its comment.
-    pub fn to_line(&self) -> String {
+    /// The line without its comment; nothing when the key cannot be written as one, and
+    /// then it is no key that was registered.
+    pub fn to_line(&self) -> Option<String> {
         let mut bare = self.0.clone();
         bare.set_comment("");
-        bare.to_openssh().unwrap_or_default().trim().to_owned()
+        let line = bare.to_openssh().ok()?;
+        Some(line.trim().to_owned())
     }
 }
 
@@ -74,7 +82,15 @@ impl std::str::FromStr for Key {
     type Err = ParseKeyError;
 
     fn from_str(line: &str) -> Result<Self, ParseKeyError> {
-        Ok(Self(PublicKey::from_openssh(line.trim())?))
+        let key = PublicKey::from_openssh(line.trim())?;
+        match key.algorithm() {
+            Algorithm::Ed25519
+            | Algorithm::Ecdsa { .. }
+            | Algorithm::SkEd25519
+            | Algorithm::SkEcdsaSha2NistP256 => Ok(Self(key)),
+            // What cannot be proved lets nobody in.
+            other => Err(ParseKeyError::Unsupported(other.as_str().to_owned())),
+        }
     }
 }
 
@@ -89,6 +105,9 @@ pub trait Sandbox: Clone + Send + Sync + 'static {
     type Process: Process;
     /// A connection to a program, or of one.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Tells sandboxes apart.
+    fn id(&self) -> String;
 
     /// Answers when nobody may be in any more: it has ended, or the login was revoked.
     fn closed(&self) -> impl Future<Output = ()> + Send;

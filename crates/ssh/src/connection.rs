@@ -4,71 +4,26 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::time::Duration;
 
 use russh::server::{
-    Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Response, Session,
-    VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
-use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tombolo_diag::log_limited;
 
 use crate::backend::{Backend, Key, Launch, Login, Program, Sandbox as _, Terminal};
-use crate::limits::{Failures, Limits};
-use crate::pace::Gauge;
+use crate::limits::Failure;
+use crate::pace::{Gauge, cost, pty_len, signal_len};
+use crate::places::Place;
+use crate::shared::{Common, Shared};
+use crate::waiting::Waiting;
 use crate::{forward, session};
 
 /// The subsystem that RFC 4254's section 6.5 leaves to others to name.
 const SFTP: &str = "sftp";
-
-/// What the tasks of one connection share.
-#[derive(Clone)]
-pub(crate) struct Shared<S> {
-    pub(crate) sandbox: S,
-    pub(crate) handle: Handle,
-    pub(crate) gauge: Gauge,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) tasks: TaskTracker,
-    /// Fires when the client is gone.
-    pub(crate) ended: CancellationToken,
-    channels: Arc<Semaphore>,
-}
-
-impl<S> Shared<S> {
-    /// Counts a channel for as long as it is kept.
-    pub(crate) fn slot(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.channels).try_acquire_owned().ok()
-    }
-}
-
-/// A session channel on which nothing was started yet.
-struct Waiting {
-    channel: Channel<Msg>,
-    slot: OwnedSemaphorePermit,
-    environment: Vec<(String, String)>,
-    environment_len: usize,
-    terminal: Option<Terminal>,
-}
-
-/// What all connections share.
-#[derive(Debug)]
-pub(crate) struct Common<B> {
-    pub(crate) backend: B,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) failures: Failures,
-    pub(crate) since: Instant,
-    pub(crate) tasks: TaskTracker,
-}
-
-impl<B> Common<B> {
-    pub(crate) fn now(&self) -> Duration {
-        self.since.elapsed()
-    }
-}
 
 /// The client's requests, as `russh` brings them one after another.
 pub(crate) struct Connection<B: Backend> {
@@ -76,6 +31,10 @@ pub(crate) struct Connection<B: Backend> {
     address: IpAddr,
     gauge: Gauge,
     is_refused: bool,
+    /// Given back once the client is let in.
+    entering: Option<Place<IpAddr>>,
+    /// Among those into the same sandbox.
+    place: Option<Place<String>>,
     sandbox: Option<B::Sandbox>,
     /// Told once, when the client is let in.
     let_in: Option<oneshot::Sender<B::Sandbox>>,
@@ -89,6 +48,7 @@ impl<B: Backend> Connection<B> {
     pub(crate) fn new(
         common: Arc<Common<B>>,
         address: IpAddr,
+        entering: Place<IpAddr>,
         gauge: Gauge,
         let_in: oneshot::Sender<B::Sandbox>,
     ) -> Self {
@@ -98,6 +58,8 @@ impl<B: Backend> Connection<B> {
             address,
             gauge,
             is_refused: false,
+            entering: Some(entering),
+            place: None,
             sandbox: None,
             let_in: Some(let_in),
             channels,
@@ -108,13 +70,8 @@ impl<B: Backend> Connection<B> {
     }
 
     async fn log_in(&mut self, user_name: &str, key: Option<&Key>) -> Auth {
-        match self.find(user_name, key).await {
-            Some(sandbox) => {
-                self.sandbox = Some(sandbox);
-                Auth::Accept
-            }
-            None => Auth::reject(),
-        }
+        self.sandbox = self.find(user_name, key).await;
+        verdict(self.sandbox.is_some())
     }
 
     async fn find(&mut self, user_name: &str, key: Option<&Key>) -> Option<B::Sandbox> {
@@ -171,25 +128,26 @@ impl<B: Backend> Connection<B> {
 
     fn set_variable(&mut self, id: ChannelId, name: &str, value: &str) -> bool {
         let limits = &self.common.limits;
+        self.waiting
+            .get_mut(&id)
+            .is_some_and(|waiting| waiting.set_variable(limits, name, value))
+    }
+
+    /// Counts a message that `russh` has put into a channel's queue, whatever becomes of
+    /// it. Nobody takes from a channel on which nothing was started, so what waits there
+    /// ends the connection once it is too much.
+    fn queued(&mut self, id: ChannelId, len: usize) -> Result<(), russh::Error> {
+        self.gauge.add(len);
         let Some(waiting) = self.waiting.get_mut(&id) else {
-            return false;
+            return Ok(());
         };
-        let is_name = name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            && !name.is_empty();
-        let len = waiting.environment_len + name.len() + value.len();
-        let is_taken = is_name
-            && !value.contains('\0')
-            && waiting.environment.len() < limits.environment_max
-            && len <= limits.environment_len_max;
-        if is_taken {
-            waiting.environment_len = len;
-            waiting
-                .environment
-                .push((name.to_owned(), value.to_owned()));
+        waiting.held = waiting.held.saturating_add(cost(len));
+        let held: i64 = self.waiting.values().map(|waiting| waiting.held).sum();
+        if usize::try_from(held).is_ok_and(|held| held <= self.common.limits.unstarted_len_max) {
+            return Ok(());
         }
-        is_taken
+        log_limited!(debug, address = %self.address, "an SSH client asks much and starts nothing");
+        Err(russh::Error::Disconnect)
     }
 
     async fn forward(
@@ -201,6 +159,7 @@ impl<B: Backend> Connection<B> {
         let (Some(shared), Ok(asked)) = (shared, u16::try_from(*port)) else {
             return false;
         };
+        self.forwards.retain(|_, ended| !ended.is_cancelled());
         // Whatever address a client names, the guest's loopback is all there is.
         if self.forwards.len() >= shared.limits.forwards_max
             || self.forwards.contains_key(&(address.to_owned(), *port))
@@ -223,20 +182,28 @@ impl<B: Backend> Connection<B> {
         let task = forward::remote(shared, address.to_owned(), forwarded);
         self.common.tasks.spawn(async move {
             cancelled.run_until_cancelled(task).await;
+            // The port may be asked for again.
+            cancelled.cancel();
         });
         true
+    }
+}
+
+fn verdict(is_known: bool) -> Auth {
+    if is_known {
+        Auth::Accept
+    } else {
+        Auth::reject()
     }
 }
 
 impl<B: Backend> Drop for Connection<B> {
     fn drop(&mut self) {
         self.ended.cancel();
-        if self.is_refused && self.sandbox.is_none() {
-            let now = self.common.now();
-            self.common
-                .failures
-                .count(self.address, &self.common.limits, now);
-            log_limited!(debug, address = %self.address, "an SSH client was refused");
+        if self.sandbox.is_none() {
+            let failure = Failure::of(self.is_refused);
+            self.common.fail(self.address, failure);
+            log_limited!(debug, address = %self.address, ?failure, "an SSH client was not let in");
         }
     }
 }
@@ -268,12 +235,7 @@ impl<B: Backend> Handler for Connection<B> {
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, russh::Error> {
         let key = Key::new(offer.public_key);
-        let is_known = self.find(user, Some(&key)).await.is_some();
-        Ok(if is_known {
-            Auth::Accept
-        } else {
-            Auth::reject()
-        })
+        Ok(verdict(self.find(user, Some(&key)).await.is_some()))
     }
 
     async fn auth_publickey(
@@ -285,13 +247,19 @@ impl<B: Backend> Handler for Connection<B> {
         Ok(self.log_in(user, Some(&key)).await)
     }
 
-    async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), russh::Error> {
-        if let (Some(let_in), Some(sandbox)) = (self.let_in.take(), self.sandbox.clone())
-            && let_in.send(sandbox).is_err()
-        {
-            return Err(russh::Error::Disconnect);
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), russh::Error> {
+        let (Some(let_in), Some(sandbox)) = (self.let_in.take(), self.sandbox.clone()) else {
+            return Ok(());
+        };
+        let max = self.common.limits.connections_of_sandbox_max;
+        self.place = self.common.sandboxes.take(sandbox.id(), max);
+        self.entering = None;
+        if self.place.is_none() {
+            self.sandbox = None;
+            let reason = "the sandbox has as many SSH connections as it may";
+            return session.disconnect(Disconnect::TooManyConnections, reason, "");
         }
-        Ok(())
+        let_in.send(sandbox).map_err(|_| russh::Error::Disconnect)
     }
 
     async fn channel_open_session(
@@ -304,14 +272,8 @@ impl<B: Backend> Handler for Connection<B> {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let waiting = Waiting {
-            slot,
-            environment: Vec::new(),
-            environment_len: 0,
-            terminal: None,
-            channel,
-        };
-        self.waiting.insert(waiting.channel.id(), waiting);
+        self.waiting
+            .insert(channel.id(), Waiting::new(channel, slot));
         reply.accept().await;
         Ok(())
     }
@@ -344,30 +306,84 @@ impl<B: Backend> Handler for Connection<B> {
     }
 
     async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
-        self.waiting.remove(&id);
+        if let Some(waiting) = self.waiting.remove(&id) {
+            let gauge = self.gauge.clone();
+            self.spawn(waiting.slot, async move {
+                session::drain(&mut waiting.channel.split().0, &gauge).await;
+            });
+        }
         Ok(())
     }
 
-    /// Counts what the channel's queue was given.
+    async fn channel_open_confirmation(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.queued(id, 0)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
+        self.queued(id, 0)
+    }
+
+    async fn window_adjusted(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.queued(id, 0)
+    }
+
     async fn data(
         &mut self,
-        _: ChannelId,
+        id: ChannelId,
         data: &[u8],
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.gauge.add(data.len());
-        Ok(())
+        self.queued(id, data.len())
     }
 
     async fn extended_data(
         &mut self,
-        _: ChannelId,
+        id: ChannelId,
         _: u32,
         data: &[u8],
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.gauge.add(data.len());
-        Ok(())
+        self.queued(id, data.len())
+    }
+
+    async fn window_change_request(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.queued(id, 0)
+    }
+
+    async fn signal(
+        &mut self,
+        id: ChannelId,
+        signal: Sig,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.queued(id, signal_len(&signal))
+    }
+
+    async fn agent_request(
+        &mut self,
+        id: ChannelId,
+        _: &mut Session,
+    ) -> Result<bool, russh::Error> {
+        self.queued(id, 0).map(|()| false)
     }
 
     async fn pty_request(
@@ -378,9 +394,10 @@ impl<B: Backend> Handler for Connection<B> {
         rows: u32,
         _: u32,
         _: u32,
-        _: &[(Pty, u32)],
+        modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        self.queued(id, pty_len(term, modes))?;
         let Some(waiting) = self.waiting.get_mut(&id) else {
             return session.channel_failure(id);
         };
@@ -399,6 +416,7 @@ impl<B: Backend> Handler for Connection<B> {
         value: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        self.queued(id, name.len().saturating_add(value.len()))?;
         if self.set_variable(id, name, value) {
             session.channel_success(id)
         } else {
@@ -410,11 +428,12 @@ impl<B: Backend> Handler for Connection<B> {
         &mut self,
         id: ChannelId,
         _: bool,
-        _: &str,
-        _: &str,
+        protocol: &str,
+        cookie: &str,
         _: u32,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        self.queued(id, protocol.len().saturating_add(cookie.len()))?;
         session.channel_failure(id)
     }
 
@@ -423,6 +442,7 @@ impl<B: Backend> Handler for Connection<B> {
         id: ChannelId,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        self.queued(id, 0)?;
         self.start(id, Some(Program::Shell), session)
     }
 
@@ -432,6 +452,7 @@ impl<B: Backend> Handler for Connection<B> {
         command: &[u8],
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        self.queued(id, command.len())?;
         // Arguments of programs cannot hold a zero byte, and the agent's calls are text.
         let command = std::str::from_utf8(command).ok();
         let command = command.filter(|command| !command.contains('\0'));
@@ -445,6 +466,7 @@ impl<B: Backend> Handler for Connection<B> {
         name: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        self.queued(id, name.len())?;
         let program = (name == SFTP).then_some(Program::Sftp);
         self.start(id, program, session)
     }
@@ -470,20 +492,5 @@ impl<B: Backend> Handler for Connection<B> {
             cancelled.cancel();
         }
         Ok(cancelled.is_some())
-    }
-}
-
-/// Answers when a connection is to end, with the reason to tell.
-pub(crate) async fn over<B: Backend>(
-    let_in: oneshot::Receiver<B::Sandbox>,
-    limits: &Limits,
-) -> &'static str {
-    match timeout(limits.login_timeout, let_in).await {
-        Ok(Ok(sandbox)) => {
-            sandbox.closed().await;
-            "the sandbox has ended, or this way in was taken back"
-        }
-        Ok(Err(_gone)) => std::future::pending().await,
-        Err(_elapsed) => "nobody logged in in time",
     }
 }

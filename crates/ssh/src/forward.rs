@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::backend::{ConnectError, Forwarded, Sandbox};
-use crate::connection::Shared;
 use crate::pace::{Gauge, Held, Output};
 use crate::session::{drain, feed};
+use crate::shared::Shared;
 
 /// What clients call the sandbox's own loopback.
 pub(crate) fn is_loopback(host: &str) -> bool {
@@ -60,7 +60,11 @@ pub(crate) async fn remote<S: Sandbox>(
         let gauge = shared.gauge.clone();
         shared.tasks.spawn(async move {
             match opening.await {
-                Ok(channel) => relay(channel, stream, &gauge).await,
+                Ok(channel) => {
+                    // `russh` took the client's confirmation from the queue itself.
+                    gauge.taken(0);
+                    relay(channel, stream, &gauge).await;
+                }
                 Err(error) => tracing::debug!(%error, "the client takes no connection"),
             }
             drop(slot);
@@ -106,6 +110,7 @@ where
 async fn listen(read: &mut ChannelReadHalf, gauge: &Gauge, chunks: mpsc::UnboundedSender<Held>) {
     let mut chunks = Some(chunks);
     while let Some(message) = read.wait().await {
+        gauge.take(&message);
         match message {
             ChannelMsg::Data { data } => {
                 let held = gauge.hold(data);

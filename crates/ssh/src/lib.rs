@@ -16,10 +16,13 @@ mod forward;
 mod host_key;
 mod limits;
 mod pace;
+mod places;
 mod serve;
 mod session;
+mod shared;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use backend::{
     Backend, ConnectError, Exit, Forwarded, Key, Launch, ListenError, Login, ParseKeyError,

@@ -12,10 +12,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use russh::{ChannelMsg, Pty, Sig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep};
 
 /// What a message costs besides its bytes.
 const MESSAGE_LEN: usize = 128;
@@ -32,6 +35,8 @@ struct Level {
     starved_max: i64,
     is_cut: bool,
     reader: Option<Waker>,
+    /// When the client was last heard, or could first be heard again.
+    heard: Instant,
 }
 
 impl Level {
@@ -48,12 +53,58 @@ impl Level {
         if !self.is_full()
             && let Some(reader) = self.reader.take()
         {
+            self.heard = Instant::now();
             reader.wake();
         }
     }
 }
 
-fn cost(len: usize) -> i64 {
+/// The bytes of a message in a channel's queue that [`Gauge::add`] was told of. Nothing of
+/// one that comes once, nor of data: those stay counted while they are [`Held`].
+fn queued_len(message: &ChannelMsg) -> Option<usize> {
+    match message {
+        ChannelMsg::ExtendedData { data, .. } => Some(data.len()),
+        ChannelMsg::RequestPty {
+            term,
+            terminal_modes,
+            ..
+        } => Some(pty_len(term, terminal_modes)),
+        ChannelMsg::RequestX11 {
+            x11_authentication_protocol: protocol,
+            x11_authentication_cookie: cookie,
+            ..
+        } => Some(protocol.len().saturating_add(cookie.len())),
+        ChannelMsg::SetEnv {
+            variable_name: name,
+            variable_value: value,
+            ..
+        } => Some(name.len().saturating_add(value.len())),
+        ChannelMsg::Exec { command, .. } => Some(command.len()),
+        ChannelMsg::RequestSubsystem { name, .. } => Some(name.len()),
+        ChannelMsg::Signal { signal } => Some(signal_len(signal)),
+        ChannelMsg::Open { .. }
+        | ChannelMsg::Eof
+        | ChannelMsg::RequestShell { .. }
+        | ChannelMsg::AgentForward { .. }
+        | ChannelMsg::WindowChange { .. }
+        | ChannelMsg::WindowAdjusted { .. } => Some(0),
+        _ => None,
+    }
+}
+
+pub(crate) fn pty_len(term: &str, modes: &[(Pty, u32)]) -> usize {
+    term.len().saturating_add(size_of_val(modes))
+}
+
+pub(crate) fn signal_len(signal: &Sig) -> usize {
+    match signal {
+        Sig::Custom(name) => name.len(),
+        _ => 0,
+    }
+}
+
+/// What a message of that many bytes costs.
+pub(crate) fn cost(len: usize) -> i64 {
     i64::try_from(len.saturating_add(MESSAGE_LEN)).unwrap_or(i64::MAX)
 }
 
@@ -66,6 +117,7 @@ impl Gauge {
             starved_max: i64::try_from(starved_max).unwrap_or(i64::MAX),
             is_cut: false,
             reader: None,
+            heard: Instant::now(),
         })))
     }
 
@@ -74,10 +126,37 @@ impl Gauge {
         self.0.lock().held += cost(len);
     }
 
-    fn taken(&self, len: usize) {
+    /// A message of that many bytes was taken.
+    pub(crate) fn taken(&self, len: usize) {
         let mut level = self.0.lock();
         level.held -= cost(len);
         level.wake();
+    }
+
+    /// A message was taken from its channel's queue; data is to be held besides.
+    pub(crate) fn take(&self, message: &ChannelMsg) {
+        if let Some(len) = queued_len(message) {
+            self.taken(len);
+        }
+    }
+
+    /// Answers when the client has been silent for that long. While it is not read, it
+    /// cannot be heard, and no time counts.
+    pub(crate) async fn silence(&self, longest: Duration) {
+        loop {
+            let left = {
+                let level = self.0.lock();
+                if level.is_full() {
+                    longest
+                } else {
+                    longest.saturating_sub(level.heard.elapsed())
+                }
+            };
+            if left.is_zero() {
+                return;
+            }
+            sleep(left).await;
+        }
     }
 
     /// Bytes that are counted until they are dropped.
@@ -150,7 +229,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
                 return Poll::Pending;
             }
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_ready() {
+            self.gauge.0.lock().heard = Instant::now();
+        }
+        polled
     }
 }
 
@@ -268,6 +351,26 @@ mod tests {
         drop(output);
         assert!(gauge.0.lock().is_full());
         drop(far);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_only_while_the_client_can_be_heard() {
+        let minute = Duration::from_mins(1);
+        let gauge = Gauge::new(1000, 2000);
+        gauge.silence(minute).await;
+        let gauge = Gauge::new(1000, 2000);
+        let (_far, near) = tokio::io::duplex(64);
+        let mut near = Paced::new(near, gauge.clone());
+        let mut byte = [0; 1];
+        let mut reading = std::pin::pin!(near.read(&mut byte));
+        gauge.add(1000);
+        assert!(futures_poll(reading.as_mut()).is_pending());
+        let silence = tokio::time::timeout(5 * minute, gauge.silence(minute));
+        assert!(silence.await.is_err(), "a full gauge is no silence");
+        let since = Instant::now();
+        gauge.taken(1000);
+        gauge.silence(minute).await;
+        assert_eq!(since.elapsed(), minute);
     }
 
     fn futures_poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {

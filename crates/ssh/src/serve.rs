@@ -1,7 +1,7 @@
 //! Takes connections of clients.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ use tokio_util::task::TaskTracker;
 use tombolo_diag::log_limited;
 
 use crate::backend::Backend;
-use crate::connection::{Common, Connection, over};
+use crate::connection::Connection;
 use crate::host_key::HostKey;
 use crate::limits::{Failures, Limits};
 use crate::pace::{Gauge, Paced};
+use crate::places::{Place, Places, origin};
+use crate::shared::{Common, over};
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -86,6 +88,9 @@ impl Gateway {
             backend,
             limits: Arc::new(limits),
             failures: Failures::default(),
+            addresses: Places::default(),
+            entering: Places::default(),
+            sandboxes: Places::default(),
             since: Instant::now(),
             tasks: tasks.clone(),
         });
@@ -136,7 +141,8 @@ fn config(key: &HostKey, limits: &Limits) -> Config {
             ..Preferred::DEFAULT
         },
         max_auth_attempts: limits.attempts_max,
-        inactivity_timeout: Some(limits.idle_timeout),
+        // A client that is not read cannot be heard: the gauge knows when that is so.
+        inactivity_timeout: None,
         keepalive_interval: Some(limits.keepalive_interval),
         // Answers wait behind input that no program takes; who is really gone is found
         // by TCP, or by the silence.
@@ -159,16 +165,12 @@ async fn accept<B: Backend>(
     while let Some((accepted, slot)) = shutdown.run_until_cancelled(next()).await {
         match accepted {
             Ok((stream, client)) => {
-                if common
-                    .failures
-                    .refuses(client.ip(), &common.limits, common.now())
-                {
-                    log_limited!(warn, client = %client.ip(), "too many logins that failed");
+                let Some(visitor) = Visitor::admit(&common, client.ip()) else {
                     continue;
-                }
+                };
                 let serving = serve(
                     stream,
-                    client,
+                    visitor,
                     Arc::clone(&config),
                     Arc::clone(&common),
                     shutdown.clone(),
@@ -188,9 +190,42 @@ async fn accept<B: Backend>(
     }
 }
 
+/// Somebody who is heard.
+struct Visitor {
+    address: IpAddr,
+    place: Place<IpAddr>,
+    entering: Place<IpAddr>,
+}
+
+impl Visitor {
+    fn admit<B>(common: &Common<B>, address: IpAddr) -> Option<Self> {
+        let address = origin(address);
+        let limits = &common.limits;
+        if common.failures.refuses(address, limits, common.now()) {
+            log_limited!(warn, client = %address, "too many logins that failed");
+            return None;
+        }
+        let place = common
+            .addresses
+            .take(address, limits.connections_of_address_max);
+        let entering = common
+            .entering
+            .take(address, limits.entering_of_address_max);
+        let (Some(place), Some(entering)) = (place, entering) else {
+            log_limited!(warn, client = %address, "too many SSH connections of one address");
+            return None;
+        };
+        Some(Self {
+            address,
+            place,
+            entering,
+        })
+    }
+}
+
 async fn serve<B: Backend>(
     stream: TcpStream,
-    client: SocketAddr,
+    visitor: Visitor,
     config: Arc<Config>,
     common: Arc<Common<B>>,
     shutdown: CancellationToken,
@@ -201,7 +236,12 @@ async fn serve<B: Backend>(
     let gauge = Gauge::new(limits.held_len_max, limits.held_len_starved_max);
     let stream = Paced::new(stream, gauge.clone());
     let (let_in, entering) = oneshot::channel();
-    let connection = Connection::new(common, client.ip(), gauge.clone(), let_in);
+    let Visitor {
+        address,
+        place: _place,
+        entering: place_to_enter,
+    } = visitor;
+    let connection = Connection::new(common, address, place_to_enter, gauge.clone(), let_in);
     let starting = timeout(limits.login_timeout, run_stream(config, stream, connection));
     let mut running = match starting.await {
         Ok(running) => running?,
@@ -210,6 +250,7 @@ async fn serve<B: Backend>(
     let reason = tokio::select! {
         ended = &mut running => return ended,
         reason = over::<B>(entering, &limits) => reason,
+        () = gauge.silence(limits.idle_timeout) => "the client is silent",
         () = shutdown.cancelled() => "the server stops",
     };
     let handle = running.handle();

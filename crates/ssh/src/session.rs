@@ -9,10 +9,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tombolo_diag::log_limited;
 
 use crate::backend::{Exit, Launch, Process, Sandbox, SpawnError, Started, Terminal};
-use crate::connection::Shared;
 use crate::pace::{Gauge, Held, Output};
+use crate::shared::Shared;
 
 /// RFC 4254, section 5.2: the data type of standard error.
 const STDERR: u32 = 1;
@@ -93,9 +94,9 @@ async fn attend<S: Sandbox>(
     };
     tokio::select! {
         exit = work => report(shared, id, write, exit).await,
-        () = listen(read, gauge, chunks, &process) => {
+        () = listen(shared, read, chunks, &process) => {
             if is_terminal {
-                process.signal(SIGHUP).await;
+                within(shared, process.signal(SIGHUP)).await;
             }
         }
         // A program goes on without input.
@@ -143,15 +144,25 @@ async fn report<S: Sandbox>(
     }
 }
 
+/// Tells a program something, unless its sandbox does not take it in time: what the
+/// client sends next waits meanwhile.
+async fn within<S>(shared: &Shared<S>, telling: impl Future<Output = ()>) {
+    if timeout(shared.limits.tell_timeout, telling).await.is_err() {
+        log_limited!(debug, "a sandbox does not take a signal or a size");
+    }
+}
+
 /// Takes what the client sends until it closes the channel.
-async fn listen(
+async fn listen<S>(
+    shared: &Shared<S>,
     read: &mut ChannelReadHalf,
-    gauge: &Gauge,
     chunks: mpsc::UnboundedSender<Held>,
     process: &impl Process,
 ) {
+    let gauge = &shared.gauge;
     let mut chunks = Some(chunks);
     while let Some(message) = read.wait().await {
+        gauge.take(&message);
         match message {
             ChannelMsg::Data { data } => {
                 let held = gauge.hold(data);
@@ -162,23 +173,21 @@ async fn listen(
                     tracing::trace!("input after its end");
                 }
             }
-            ChannelMsg::ExtendedData { data, .. } => drop(gauge.hold(data)),
             ChannelMsg::Eof => chunks = None,
             ChannelMsg::WindowChange {
                 col_width,
                 row_height,
                 ..
             } => {
-                process
-                    .resize(Terminal {
-                        columns: col_width,
-                        rows: row_height,
-                    })
-                    .await;
+                let terminal = Terminal {
+                    columns: col_width,
+                    rows: row_height,
+                };
+                within(shared, process.resize(terminal)).await;
             }
             ChannelMsg::Signal { signal } => {
                 if let Some(signal) = signal_number(&signal) {
-                    process.signal(signal).await;
+                    within(shared, process.signal(signal)).await;
                 }
             }
             ChannelMsg::Close => return,
@@ -242,7 +251,8 @@ async fn copy(
 /// Takes and drops what is left, so that it is counted no more.
 pub(crate) async fn drain(read: &mut ChannelReadHalf, gauge: &Gauge) {
     while let Some(message) = read.wait().await {
-        if let ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } = message {
+        gauge.take(&message);
+        if let ChannelMsg::Data { data } = message {
             drop(gauge.hold(data));
         }
     }

@@ -124,6 +124,9 @@ pub(crate) async fn add_ssh_key(
         .key
         .parse()
         .map_err(|error| refuse(format!("{error}")))?;
+    let line = key
+        .to_line()
+        .ok_or_else(|| refuse("the key cannot be written as a line; make another".to_owned()))?;
     let name = asked.name.unwrap_or_else(|| key.comment());
     if name.chars().count() > NAME_LEN_MAX {
         return Err(refuse(format!(
@@ -139,7 +142,7 @@ pub(crate) async fn add_ssh_key(
     }
     let row = SshKeyRow {
         fingerprint: key.fingerprint(),
-        key: key.to_line(),
+        key: line,
         name,
         created_at_ms: clock::now(),
     };

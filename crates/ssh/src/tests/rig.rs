@@ -44,7 +44,7 @@ impl Backend for World {
     async fn authenticate(&self, login: Login<'_>) -> Option<Self> {
         let by_key = login.user_name == SANDBOX
             && login.key.is_some()
-            && *self.key.lock() == login.key.map(|key| key.to_line().parse().unwrap());
+            && *self.key.lock() == login.key.map(|key| key.to_line().unwrap().parse().unwrap());
         (login.user_name == USER || by_key).then(|| self.clone())
     }
 }
@@ -52,6 +52,10 @@ impl Backend for World {
 impl Sandbox for World {
     type Process = Word;
     type Stream = DuplexStream;
+
+    fn id(&self) -> String {
+        SANDBOX.to_owned()
+    }
 
     async fn closed(&self) {
         self.closed.cancelled().await;
@@ -72,6 +76,7 @@ impl Sandbox for World {
         let (signals, caught) = mpsc::unbounded_channel();
         let (sizes, resized) = watch::channel(launch.terminal);
         let streams = (program_in, program_out, program_err);
+        let is_deaf = line == "deaf";
         tokio::spawn(async move {
             let end = act(&line, &launch, streams, caught, resized).await;
             ended.send_replace(Some(end));
@@ -81,6 +86,7 @@ impl Sandbox for World {
                 exit,
                 signals,
                 sizes,
+                is_deaf,
             },
             stdin: Box::new(stdin),
             stdout: Box::new(stdout),
@@ -126,7 +132,7 @@ async fn act(
     let mut code = 0;
     match (words.next().unwrap(), words.next()) {
         ("exit", Some(number)) => code = number.parse().unwrap(),
-        ("cat", _) => drop(tokio::io::copy(&mut input, &mut output).await),
+        ("cat" | "deaf", _) => drop(tokio::io::copy(&mut input, &mut output).await),
         ("complain", _) => error.write_all(b"complaint\n").await.unwrap(),
         ("flood", Some(bytes)) => {
             let mut left: usize = bytes.parse().unwrap();
@@ -174,10 +180,15 @@ pub(super) struct Word {
     exit: watch::Receiver<Option<Exit>>,
     signals: mpsc::UnboundedSender<i32>,
     sizes: watch::Sender<Option<Terminal>>,
+    /// Whether nothing that it is told is ever answered.
+    is_deaf: bool,
 }
 
 impl Process for Word {
     async fn resize(&self, terminal: Terminal) {
+        if self.is_deaf {
+            std::future::pending::<()>().await;
+        }
         self.sizes.send_replace(Some(terminal));
     }
 
