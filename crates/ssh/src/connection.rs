@@ -259,7 +259,9 @@ impl<B: Backend> Handler for Connection<B> {
             let reason = "the sandbox has as many SSH connections as it may";
             return session.disconnect(Disconnect::TooManyConnections, reason, "");
         }
-        let_in.send(sandbox).map_err(|_| russh::Error::Disconnect)
+        let_in
+            .send(sandbox)
+            .map_err(|_gone| russh::Error::Disconnect)
     }
 
     async fn channel_open_session(
