@@ -585,43 +585,37 @@ async fn a_listing_is_read_to_its_end_or_its_limit() {
     assert!(matches!(error, RequestError::Endless { .. }), "{error}");
 }
 
+/// Answers walks and opened files, and tells of everything else.
+async fn tells(mut socket: WebSocket, told: tokio::sync::mpsc::Sender<(String, Value)>) {
+    while let Some(Ok(message)) = socket.next().await {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Close(_) => {
+                let goodbye = ("goodbye".to_owned(), Value::Null);
+                told.send(goodbye).await.unwrap();
+                continue;
+            }
+            _ => continue,
+        };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let method = message["method"].as_str().unwrap();
+        let answer = match method {
+            "walk" => json!({"ok": {"streamId": 5}}),
+            "open" => json!({"ok": {"fileHandleId": 6}}),
+            _ => {
+                let call = (method.to_owned(), message["params"].clone());
+                told.send(call).await.unwrap();
+                continue;
+            }
+        };
+        reply(&mut socket, &message, answer).await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_dropped_is_aborted_cancelled_or_closed() {
     let (told, mut tell) = tokio::sync::mpsc::channel(8);
-    let endpoint = scripted(move |mut socket| {
-        let told = told.clone();
-        async move {
-            while let Some(Ok(message)) = socket.next().await {
-                match message {
-                    Message::Text(text) => {
-                        let message: Value = serde_json::from_str(&text).unwrap();
-                        match message["method"].as_str().unwrap() {
-                            "walk" => {
-                                reply(&mut socket, &message, json!({"ok": {"streamId": 5}})).await;
-                            }
-                            "open" => {
-                                let opened = json!({"ok": {"fileHandleId": 6}});
-                                reply(&mut socket, &message, opened).await;
-                            }
-                            method => {
-                                let method = method.to_owned();
-                                told.send((method, message["params"].clone()))
-                                    .await
-                                    .unwrap();
-                            }
-                        }
-                    }
-                    Message::Close(_) => {
-                        told.send(("goodbye".to_owned(), Value::Null))
-                            .await
-                            .unwrap();
-                    }
-                    _ => {}
-                }
-            }
-        }
-    })
-    .await;
+    let endpoint = scripted(move |socket| tells(socket, told.clone())).await;
     in_time(async {
         let sandbox = connect(&endpoint).await;
         let fs = sandbox.fs();

@@ -132,6 +132,21 @@ pub(crate) async fn terminal(rig: Rig) -> anyhow::Result<()> {
     }
     process.resize(size(40, 120)).await?;
     ensure!(lines.next_line().await?.as_deref() == Some("40 120"));
-    process.kill(Signal::Kill).await?;
+    // Left with its input open, and taken over again.
+    let listed = rig.sandbox.processes().await?;
+    ensure!(
+        listed.iter().any(|row| row.pid == process.pid()),
+        "{listed:?}"
+    );
+    let again = rig.sandbox.process(process.pid());
+    let mut again = again.attach(size(50, 130)).await?;
+    let stdout = again.stdout.take().context("no output")?;
+    let mut lines = stdout.into_async_read().lines();
+    while let Some(line) = lines.next_line().await? {
+        if line.trim_end() == "50 130" {
+            break;
+        }
+    }
+    again.kill(Signal::Kill).await?;
     Ok(())
 }

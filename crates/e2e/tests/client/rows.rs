@@ -109,7 +109,7 @@ pub(crate) fn all() -> Vec<(&'static str, Row)> {
         "Command.stdin, stdout, stderr, WriteStream.write, finish, ReadStream.chunk, read_to_end, read_to_string, into_async_read" => processes::streams,
         "ReadStream dropped" => processes::dropped,
         "Process.pid, handle, kill, exited, Sandbox.process, Signal.as_str" => processes::signals,
-        "Command.terminal, Process.resize" => processes::terminal,
+        "Command.terminal, Process.resize, ProcessHandle.attach, Sandbox.processes" => processes::terminal,
         "Sandbox.fs, Fs.read_file, read_text_file, write_file, write_file_with, write_text_file, append, create, create_new, mode" => files::whole,
         "Fs.read_stream, write_stream, write_stream_with, write, reason" => files::pieces,
         "Fs.mkdir, mkdir_with, recursive, remove, remove_all, read_dir" => files::directories,
