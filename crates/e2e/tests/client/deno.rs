@@ -96,7 +96,7 @@ pub(crate) async fn eval(rig: Rig) -> anyhow::Result<()> {
     );
     repl.eval::<()>("function add(...all: number[]) { return all.reduce((a, b) => a + b, 0); }")
         .await?;
-    ensure!(repl.call::<f64>("add", (1, 2.5)).await? == 3.5);
+    ensure!(repl.call::<Value>("add", (1, 2.5)).await? == json!(3.5));
     ensure!(repl.call::<u8>("add", ()).await? == 0);
     ensure!(repl.call::<u8>("add", [1, 2, 3]).await? == 6);
     let echo: Value = repl

@@ -161,7 +161,7 @@ pub(crate) async fn metadata(rig: Rig) -> anyhow::Result<()> {
         .context("no time")?
         .elapsed()
         .unwrap_or_default();
-    ensure!(age < Duration::from_secs(60), "{age:?}");
+    ensure!(age < Duration::from_mins(1), "{age:?}");
     fs.chmod(&path, 0o705).await?;
     ensure!(fs.stat(&path).await?.mode & 0o777 == 0o705);
     fs.chown(&path, Some(1000), None).await?;

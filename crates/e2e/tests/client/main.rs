@@ -179,7 +179,8 @@ fn check_table(names: &[&str]) -> anyhow::Result<()> {
     let page = fs_err::read_to_string(&path)?;
     let (before, rest) = page.split_once(BEGIN).context("the page has no rows")?;
     let (_, after) = rest.split_once(END).context("the rows have no end")?;
-    let rows: String = names.iter().map(|name| format!("- `{name}`\n")).collect();
+    let rows: Vec<_> = names.iter().map(|name| format!("- `{name}`\n")).collect();
+    let rows = rows.concat();
     let current = format!("{before}{BEGIN}{rows}{END}{after}");
     if std::env::var_os("UPDATE").is_some() {
         fs_err::write(path, current)?;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use anyhow::ensure;
-use tombolo_client::fs::Fs;
+use tombolo_client::fs::{Fs, MakeTempOptions};
 use tombolo_client::{Client, Sandbox};
 
 use crate::{deno, files, processes, sandboxes};
@@ -62,7 +62,7 @@ impl Rig {
 
     /// A directory of its own for one row.
     pub(crate) async fn directory(&self) -> anyhow::Result<String> {
-        Ok(self.fs.make_temp_dir(Default::default()).await?)
+        Ok(self.fs.make_temp_dir(MakeTempOptions::default()).await?)
     }
 
     /// A file of its own for one row.
