@@ -47,9 +47,9 @@ pub enum ParseKeyError {
     #[error("this is no public key; give one line such as those of ~/.ssh/id_ed25519.pub")]
     NoKey(#[from] russh::keys::ssh_key::Error),
     #[error(
-        "the gateway takes keys of Ed25519 and ECDSA, and those on security keys, and no {0}; make one with ssh-keygen -t ed25519"
+        "the gateway takes keys of Ed25519 and ECDSA, and those on security keys, and no {algorithm}; make one with ssh-keygen -t ed25519"
     )]
-    Unsupported(String),
+    Unsupported { algorithm: String },
 }
 
 impl Key {
@@ -89,7 +89,9 @@ impl std::str::FromStr for Key {
             | Algorithm::SkEd25519
             | Algorithm::SkEcdsaSha2NistP256 => Ok(Self(key)),
             // What cannot be proved lets nobody in.
-            other => Err(ParseKeyError::Unsupported(other.as_str().to_owned())),
+            other => Err(ParseKeyError::Unsupported {
+                algorithm: other.as_str().to_owned(),
+            }),
         }
     }
 }
