@@ -1,4 +1,5 @@
 //! Evaluates TypeScript, with values that have types on both sides.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use serde::{Deserialize, Serialize};
 use tombolo_client::{Client, Sandbox};

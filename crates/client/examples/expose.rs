@@ -1,5 +1,6 @@
 //! Serves HTTP from a sandbox to the world: to everybody who has the address,
 //! and to those who have a token as well.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tombolo_client::{Client, Sandbox};
 

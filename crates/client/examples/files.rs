@@ -1,5 +1,6 @@
 //! Writes, reads and finds files, works inside an open one, and copies a
 //! directory in and out.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tombolo_client::fs::{OpenOptions, SeekFrom, WalkOptions};
 use tombolo_client::{Client, Sandbox};

@@ -1,5 +1,6 @@
 //! Uses a key that the sandbox never sees, on the one host it is for. The key
 //! is taken from `API_KEY`, and the host is `api.example.com`.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tombolo_client::egress::ExplainRequest;
 use tombolo_client::{Client, Sandbox};

@@ -1,4 +1,5 @@
 //! Runs code in a sandbox that ends with this program.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tombolo_client::{Client, Sandbox};
 

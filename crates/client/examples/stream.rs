@@ -1,5 +1,6 @@
 //! Talks to a process while it runs: its input, its output line by line, a
 //! signal, how it ended.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use tokio::io::AsyncBufReadExt as _;
 use tombolo_client::{Client, Sandbox, Signal, Stdio};
