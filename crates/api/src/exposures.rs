@@ -72,7 +72,7 @@ pub struct ExposureRow {
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreatedExposure {
     /// What opens a private one: in the header `x-tombolo-access`, in the cookie
-    /// `tombolo_access`, or once as `?tombolo_access=` of its address.
+    /// `__Host-tombolo_access`, or once as `?tombolo_access=` of its address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token: Option<String>,
     /// Everything that can be listed about it.

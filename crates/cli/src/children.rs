@@ -29,7 +29,7 @@ const THREADS_MAX: usize = 8;
 pub(crate) fn server() -> Outcome {
     let launch: ServerLaunch = read_launch()?;
     privileges::raise_descriptor_limit();
-    privileges::drop_to(launch.run_as, Keep::LowPorts)
+    privileges::drop_to(launch.run_as, launch.rights())
         .map_err(|error| Failure::new(ExitCode::NoPermission, error))?;
     // Whoever started this has gone, so nobody would start it again: it ends
     // in order, and the sandboxes live on.

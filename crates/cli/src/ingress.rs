@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs_err as fs;
-use tokio::time::Instant;
 use tombolo_diag::{ExitCode, Report};
 
 use crate::config::{IngressSettings, RunAs, Settings, keys};
@@ -23,7 +22,7 @@ use authority::{Authority, AuthorityError};
 /// How often the operator's files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often our own certificate is made anew, long before it ends.
-const RENEW_EVERY: Duration = Duration::from_hours(10 * 24);
+const RENEW_EVERY_S: i64 = 10 * 24 * 3600;
 
 /// What the server reads.
 pub(crate) fn identity_file(state: &StateDir, settings: &IngressSettings) -> PathBuf {
@@ -94,7 +93,8 @@ pub(crate) struct Certificates {
 enum Source {
     Own {
         authority: Box<Authority>,
-        due: Instant,
+        /// In seconds of the Unix clock: this machine may sleep.
+        due: i64,
     },
     Operator {
         certificate: PathBuf,
@@ -117,7 +117,7 @@ impl Certificates {
             },
             _ => Source::Own {
                 authority: Box::new(kept_authority(state, ingress)?),
-                due: Instant::now(),
+                due: now(),
             },
         };
         let mut certificates = Self {
@@ -146,10 +146,10 @@ impl Certificates {
 
     fn refresh(&mut self) -> Result<(), CertificateError> {
         let identity = match &mut self.source {
-            Source::Own { due, .. } if Instant::now() < *due => return Ok(()),
+            Source::Own { due, .. } if now() < *due => return Ok(()),
             Source::Own { authority, due } => {
                 let identity = authority.identity(now())?;
-                *due = Instant::now() + RENEW_EVERY;
+                *due = now() + RENEW_EVERY_S;
                 identity
             }
             Source::Operator { certificate, key } => {

@@ -44,7 +44,7 @@ pub struct AccessToken(String);
 
 impl AccessToken {
     /// The token itself, for the header `x-tombolo-access`, the cookie
-    /// `tombolo_access`, or `?tombolo_access=`.
+    /// `__Host-tombolo_access`, or `?tombolo_access=`.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

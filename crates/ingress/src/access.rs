@@ -8,8 +8,11 @@ use crate::body::{Body, empty};
 
 /// The header that brings the token of a private exposure.
 pub const ACCESS_HEADER: &str = "x-tombolo-access";
-/// The cookie, and the parameter of the query, that bring it.
-pub const ACCESS_COOKIE: &str = "tombolo_access";
+/// The cookie that brings it. Browsers take one of this name from its own host alone
+/// (RFC 6265bis, 4.1.3.2), so that no sibling below the base can put another before it.
+pub const ACCESS_COOKIE: &str = "__Host-tombolo_access";
+/// The parameter of the query that brings it once.
+pub const ACCESS_PARAMETER: &str = "tombolo_access";
 /// The longest token that is looked at.
 const TOKEN_LEN_MAX: usize = 256;
 
@@ -76,22 +79,21 @@ pub(crate) fn keep(token: &str, without: &str) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// Takes the token out, so that the program does not see it.
+/// Takes the token out, so that the program does not see it. Cookies are in one line
+/// already.
 pub(crate) fn hide(headers: &mut HeaderMap) {
     headers.remove(ACCESS_HEADER);
-    let Some(cookies) = headers.get(COOKIE).and_then(text) else {
+    let Some(cookies) = headers.get(COOKIE) else {
         return;
     };
-    let is_ours = |pair: &&str| name_of(pair) == ACCESS_COOKIE;
-    if !cookies.split(';').any(|pair| is_ours(&pair)) {
+    let others: Vec<&[u8]> = pairs(cookies)
+        .filter(|pair| named(pair).is_none())
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    if others.len() == pairs(cookies).count() {
         return;
     }
-    let others: Vec<_> = cookies
-        .split(';')
-        .filter(|pair| !is_ours(pair))
-        .map(str::trim)
-        .collect();
-    match HeaderValue::try_from(others.join("; ")) {
+    match HeaderValue::from_bytes(&others.join(b"; ".as_slice())) {
         Ok(others) if !others.is_empty() => {
             headers.insert(COOKIE, others);
         }
@@ -106,20 +108,26 @@ fn text(value: &HeaderValue) -> Option<String> {
 }
 
 fn cookie(headers: &HeaderMap) -> Option<String> {
-    let cookies = headers.get(COOKIE)?.to_str().ok()?;
-    let ours = cookies
-        .split(';')
-        .find(|pair| name_of(pair) == ACCESS_COOKIE)?;
-    let (_, value) = ours.split_once('=')?;
-    Some(value.trim().to_owned())
+    let value = pairs(headers.get(COOKIE)?).find_map(named)?;
+    std::str::from_utf8(value).ok().map(str::to_owned)
 }
 
-fn name_of(pair: &str) -> &str {
-    pair.split('=').next().unwrap_or_default().trim()
+/// The cookies of a line, whatever bytes others of them have.
+fn pairs(cookies: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    cookies.as_bytes().split(|byte| *byte == b';')
+}
+
+/// The value of a cookie that is ours.
+fn named(pair: &[u8]) -> Option<&[u8]> {
+    let at = pair.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = pair.split_at_checked(at)?;
+    let value = value.get(1..)?;
+    (name.trim_ascii() == ACCESS_COOKIE.as_bytes()).then(|| value.trim_ascii())
 }
 
 fn take_parameter(query: &str) -> Option<(String, String)> {
-    let is_ours = |pair: &&str| name_of(pair) == ACCESS_COOKIE;
+    let name_of = |pair: &str| pair.split('=').next().map(str::to_owned);
+    let is_ours = |pair: &&str| name_of(pair).is_some_and(|name| name == ACCESS_PARAMETER);
     let ours = query.split('&').find(is_ours)?;
     let (_, token) = ours.split_once('=')?;
     let rest: Vec<_> = query.split('&').filter(|pair| !is_ours(pair)).collect();
@@ -143,14 +151,14 @@ mod tests {
             (
                 "/",
                 "cookie",
-                "a=1; tombolo_access=abc",
+                "a=1; __Host-tombolo_access=abc",
                 Some(Token::Shown("abc".into())),
             ),
-            ("/", "cookie", "tombolo_access2=abc", None),
+            ("/", "cookie", "__Host-tombolo_access2=abc", None),
             (
                 "/p?a=1&tombolo_access=abc&b=2",
                 "cookie",
-                "tombolo_access=old",
+                "__Host-tombolo_access=old",
                 Some(Token::ToKeep {
                     token: "abc".into(),
                     without: "/p?a=1&b=2".into(),
@@ -180,8 +188,8 @@ mod tests {
     #[test]
     fn programs_see_no_token() {
         let cases = [
-            ("a=1; tombolo_access=abc; b=2", Some("a=1; b=2")),
-            ("tombolo_access=abc", None),
+            ("a=1; __Host-tombolo_access=abc; b=2", Some("a=1; b=2")),
+            ("__Host-tombolo_access=abc", None),
             ("a=1", Some("a=1")),
         ];
         for (cookies, expected) in cases {

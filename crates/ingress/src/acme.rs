@@ -15,20 +15,19 @@ use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use fs_err as fs;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount,
     NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::{sleep, timeout};
 use tombolo_diag::Report;
 
 use crate::host::Base;
+use crate::validity::{Validity, now};
 use answer::Zone;
 
 /// How long the authority may take to look at a challenge, and to issue.
@@ -95,6 +94,30 @@ enum AttemptError {
     Keep(#[source] io::Error),
     #[error("the account that is kept is not understood")]
     Account(#[source] serde_json::Error),
+    #[error("the new certificate is to be renewed already")]
+    DueAlready,
+}
+
+impl AttemptError {
+    fn next_step(&self, acme: &Acme) -> String {
+        let directory = acme.directory.display();
+        match self {
+            Self::NotValid { .. } => format!(
+                "delegate _acme-challenge.{} to this machine, which answers at {}",
+                acme.base, acme.config.dns_listen
+            ),
+            Self::Keep(_) => format!("make room, and let the server write to {directory}"),
+            Self::Account(_) => format!("remove account.json in {directory}; another is made"),
+            Self::DueAlready => "check this machine's clock".to_owned(),
+            Self::Authority(_) => format!(
+                "check that this machine reaches {}; if the authority knows the account no more, \
+                 remove account.json in {directory}",
+                acme.config.directory_url
+            ),
+            Self::NoChallenge { .. } => "choose another authority".to_owned(),
+            Self::Unfinished { .. } | Self::TimedOut => "nothing: it is tried again".to_owned(),
+        }
+    }
 }
 
 /// Gets certificates for one base from one authority.
@@ -162,12 +185,8 @@ impl Acme {
                 Err(error) => {
                     let report = Report::new(&error).to_string();
                     let again_in = format!("{} min", pause.as_secs() / 60);
-                    tracing::warn!(
-                        report,
-                        again_in,
-                        "no certificate; is _acme-challenge.{} delegated to this machine?",
-                        self.base
-                    );
+                    let next_step = error.next_step(self);
+                    tracing::warn!(report, again_in, next_step, "there is no new certificate");
                     sleep(pause).await;
                     pause = (pause * 2).min(RETRY_LAST);
                 }
@@ -188,7 +207,12 @@ impl Acme {
         let key = order.finalize().await?;
         let chain = order.poll_certificate(&PATIENCE).await?;
         let identity = format!("{chain}\n{key}");
-        write(&self.identity_file(), identity.as_bytes()).map_err(AttemptError::Keep)
+        write(&self.identity_file(), identity.as_bytes()).map_err(AttemptError::Keep)?;
+        // Asking at once for the next would go on for ever.
+        match Validity::of_file(&self.identity_file()) {
+            Some(validity) if !validity.until_renewal(now()).is_zero() => Ok(()),
+            _ => Err(AttemptError::DueAlready),
+        }
     }
 
     /// The account of an earlier time, or a new one. Having asked for certificates of this
@@ -251,34 +275,6 @@ async fn refusal(order: &mut Order, status: OrderStatus) -> AttemptError {
     AttemptError::Unfinished { status }
 }
 
-/// From when to when a certificate is valid, in seconds of the Unix clock.
-#[derive(Clone, Copy, Debug)]
-struct Validity {
-    not_before: i64,
-    not_after: i64,
-}
-
-impl Validity {
-    /// Of the first certificate in a file. None if there is none that can be read: then it
-    /// is as good as absent.
-    fn of_file(path: &Path) -> Option<Self> {
-        let certificate = CertificateDer::from_pem_file(path).ok()?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
-        let validity = parsed.validity();
-        Some(Self {
-            not_before: validity.not_before.timestamp(),
-            not_after: validity.not_after.timestamp(),
-        })
-    }
-
-    /// A third of its time before it ends, as Let's Encrypt advises.
-    fn until_renewal(self, now: i64) -> Duration {
-        let life = self.not_after.saturating_sub(self.not_before);
-        let due = self.not_after.saturating_sub(life / 3);
-        Duration::from_secs(u64::try_from(due.saturating_sub(now)).unwrap_or(0))
-    }
-}
-
 /// The name of the directory for what one authority gave for one base.
 fn slug(directory_url: &str, base: &Base) -> String {
     let plain = |character: char| match character {
@@ -310,49 +306,9 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Seconds of the Unix clock.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_certificate_is_renewed_a_third_of_its_time_before_its_end() {
-        let day = 24 * 3600;
-        let validity = Validity {
-            not_before: 0,
-            not_after: 90 * day,
-        };
-        let cases = [(0, 60), (59, 1), (60, 0), (89, 0), (200, 0)];
-        for (now, left) in cases {
-            let expected = Duration::from_hours(left * 24);
-            assert_eq!(validity.until_renewal(now * day), expected, "day {now}");
-        }
-    }
-
-    #[test]
-    fn a_file_says_how_long_its_certificate_is_valid() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("identity.pem");
-        assert!(Validity::of_file(&path).is_none());
-        fs::write(&path, "nothing of the kind").unwrap();
-        assert!(Validity::of_file(&path).is_none());
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2030, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2030, 1, 31);
-        let certificate = params.self_signed(&key).unwrap();
-        let content = format!("{}{}", certificate.pem(), key.serialize_pem());
-        write(&path, content.as_bytes()).unwrap();
-        let validity = Validity::of_file(&path).unwrap();
-        assert_eq!(validity.not_after - validity.not_before, 30 * 24 * 3600);
-    }
 
     #[test]
     fn each_authority_and_base_has_a_directory_of_its_own() {

@@ -82,6 +82,8 @@ pub(crate) struct Passing {
 struct Patience {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
+    /// Nobody asked the client for more since it sent the last.
+    is_resting: bool,
 }
 
 impl Passing {
@@ -98,7 +100,11 @@ impl Passing {
             meter,
             way: Way::In,
             activity,
-            patience: Some(Patience { limit, timer }),
+            patience: Some(Patience {
+                limit,
+                timer,
+                is_resting: true,
+            }),
             permit: None,
         }
         .boxed_unsync()
@@ -134,14 +140,21 @@ impl HttpBody for Passing {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) else {
             if let Some(patience) = &mut this.patience {
+                // It has its time from when it is asked, not while the program rests.
+                if std::mem::take(&mut patience.is_resting) {
+                    patience
+                        .timer
+                        .as_mut()
+                        .reset(Instant::now() + patience.limit);
+                }
                 ready!(patience.timer.as_mut().poll(context));
                 return Poll::Ready(Some(Err(Stalled.into())));
             }
             return Poll::Pending;
         };
         this.activity.note();
-        if let Some(Patience { limit, timer }) = &mut this.patience {
-            timer.as_mut().reset(Instant::now() + *limit);
+        if let Some(patience) = &mut this.patience {
+            patience.is_resting = true;
         }
         match frame {
             Some(Ok(frame)) => {

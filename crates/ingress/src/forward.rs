@@ -96,7 +96,8 @@ impl<B: Backend> Forwarder<B> {
         if *request.method() == Method::CONNECT {
             return Err(Page::method());
         }
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        headers::join_cookies(&mut parts.headers);
         let authority = host::authority(&parts).map_err(Page::host)?;
         let exposure = self.find(&authority).await?;
         let request = Request::from_parts(parts, body);
@@ -156,6 +157,9 @@ impl<B: Backend> Forwarder<B> {
             headers::set_upgrade(&mut parts.headers, protocol.clone());
         } else if wants_trailers {
             headers::want_trailers(&mut parts.headers);
+        }
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            headers::in_chunks(&mut parts.headers);
         }
         let mut to_program = Request::new(self.request_body(body, &admitted));
         *to_program.method_mut() = parts.method;

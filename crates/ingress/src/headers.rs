@@ -55,6 +55,12 @@ pub(crate) fn want_trailers(headers: &mut HeaderMap) {
     headers.insert(TE, HeaderValue::from_static("trailers"));
 }
 
+/// Says that a body comes whose length is not known. Without it one of `GET` would be
+/// taken for none.
+pub(crate) fn in_chunks(headers: &mut HeaderMap) {
+    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+}
+
 /// Takes out what is about the connection it came on.
 pub(crate) fn end_to_end(headers: &mut HeaderMap) {
     let named: Vec<_> = names(headers).collect();
@@ -73,7 +79,6 @@ pub(crate) fn end_to_end(headers: &mut HeaderMap) {
 /// A request as the program is to see it: over HTTP/1.1, from this client, for this
 /// host.
 pub(crate) fn to_program(headers: &mut HeaderMap, client: IpAddr, authority: &Authority) {
-    join_cookies(headers);
     // The client has its answer to it from here.
     headers.remove(EXPECT);
     let said: Vec<_> = headers
@@ -103,7 +108,7 @@ fn is_ours_to_say(name: &HeaderName) -> bool {
 }
 
 /// HTTP/2 may divide what HTTP/1.1 has in one header (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(COOKIE).iter();
     let (Some(_), Some(_)) = (cookies.next(), cookies.next()) else {
         return;

@@ -14,6 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tombolo_diag::log_limited;
 
+use crate::validity::{Validity, now};
+
 /// What clients may speak inside TLS, the better first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// How often the file is looked at.
@@ -68,7 +70,7 @@ impl Identity {
         Self::of(Arc::new([path.to_owned()]))
     }
 
-    /// Reads the first file once it is there, and until then the other.
+    /// Reads the first file while its certificate holds, and otherwise the other.
     pub fn preferring(first: PathBuf, otherwise: PathBuf) -> Result<Self, IdentityError> {
         Self::of(Arc::new([first, otherwise]))
     }
@@ -112,10 +114,11 @@ impl Identity {
     }
 }
 
-/// The first file that is there; the last, if none is.
+/// The first file whose certificate clients believe now; the last, if none is.
 fn best(paths: &[PathBuf]) -> &Path {
-    let there = paths.iter().find(|path| path.exists());
-    there
+    let holds = |path: &&PathBuf| Validity::of_file(path).is_some_and(|it| it.holds(now()));
+    let holding = paths.iter().find(holds);
+    holding
         .or(paths.last())
         .map_or(Path::new(""), PathBuf::as_path)
 }
@@ -219,6 +222,9 @@ mod tests {
         fs_err::write(file("own"), pem("a")).unwrap();
         let identity = Identity::preferring(file("better"), file("own")).unwrap();
         let first = identity.config();
+        fs_err::write(file("better"), "not whole").unwrap();
+        identity.refresh().unwrap();
+        assert!(Arc::ptr_eq(&first, &identity.config()));
         fs_err::write(file("better"), pem("b")).unwrap();
         identity.refresh().unwrap();
         let better = identity.config();

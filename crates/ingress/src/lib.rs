@@ -25,8 +25,9 @@ mod relay;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod validity;
 
-pub use access::{ACCESS_COOKIE, ACCESS_HEADER};
+pub use access::{ACCESS_COOKIE, ACCESS_HEADER, ACCESS_PARAMETER};
 pub use acme::{Acme, AcmeConfig, AcmeOpenError};
 pub use backend::{Backend, ConnectError, Exposure, Found, Meter, Target, Traffic};
 pub use host::{Base, ParseBaseError};

@@ -1,6 +1,7 @@
 //! What clients and programs can make this process hold.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ const OWNERS_REMEMBERED: usize = 1024;
 pub struct Limits {
     /// Connections of clients at a time.
     pub connections_max: usize,
+    /// Of one client, by its address: the network of 64 bits if that is of IPv6.
+    pub client_connections_max: usize,
     /// Requests of one HTTP/2 connection at a time.
     pub streams_max: u32,
     /// Requests and upgraded connections to one owner at a time.
@@ -49,6 +52,7 @@ impl Limits {
     /// What an ingress does when nobody says otherwise.
     pub const STANDARD: Self = Self {
         connections_max: 4096,
+        client_connections_max: 1024,
         streams_max: 128,
         requests_max: 256,
         requests_per_second: 2000,
@@ -59,7 +63,9 @@ impl Limits {
         head_timeout: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_mins(5),
-        keep_timeout: Duration::from_secs(30),
+        // Servers close after 5 s, the most hasty of them; a request that meets the close
+        // would be lost.
+        keep_timeout: Duration::from_secs(4),
         kept_max: 32,
         shutdown_grace: Duration::from_secs(5),
     };
@@ -89,6 +95,54 @@ impl Rate {
     /// Whether it remembers nothing that matters.
     fn is_rested(&self, now: Duration) -> bool {
         self.even <= now
+    }
+}
+
+/// How many connections each client has.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    connections: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection that counts against its client's bound while it is there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    clients: Arc<Clients>,
+    client: IpAddr,
+}
+
+impl Clients {
+    /// None if the client has as many as it may.
+    pub(crate) fn admit(self: &Arc<Self>, client: IpAddr, max: usize) -> Option<Place> {
+        let client = network(client);
+        let mut connections = self.connections.lock();
+        let count = connections.entry(client).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        let clients = Arc::clone(self);
+        Some(Place { clients, client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut connections = self.clients.connections.lock();
+        if let Some(count) = connections.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// What one client has all of.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -158,6 +212,20 @@ mod tests {
             burst: 3,
             ..Limits::STANDARD
         }
+    }
+
+    #[test]
+    fn a_client_has_so_many_connections_and_others_have_theirs() {
+        let clients = Arc::new(Clients::default());
+        let [one, beside, other] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:1::1"].map(|address| address.parse().unwrap());
+        let first = clients.admit(one, 2).unwrap();
+        let _second = clients.admit(beside, 2).unwrap();
+        assert!(clients.admit(one, 2).is_none());
+        let _third = clients.admit(other, 2).unwrap();
+        drop(first);
+        let _fourth = clients.admit(one, 2).unwrap();
+        assert_eq!(clients.connections.lock().len(), 2);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Page {
             "ACCESS_TOKEN_REQUIRED",
             "This address is private",
             "It is opened by the token that was shown when it was exposed: in the header \
-             x-tombolo-access or the cookie tombolo_access, or once, for browsers, at the end of \
+             x-tombolo-access or the cookie __Host-tombolo_access, or once, for browsers, at the end of \
              the address as ?tombolo_access=TOKEN",
         )
     }

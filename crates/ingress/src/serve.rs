@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -21,7 +22,7 @@ use crate::backend::Backend;
 use crate::forward::Forwarder;
 use crate::host::Base;
 use crate::identity::Identity;
-use crate::limits::Limits;
+use crate::limits::{Clients, Limits};
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -29,6 +30,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// long it may take to say so.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same of any client, by its system.
+const SILENT_FOR: Duration = Duration::from_mins(1);
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+const ASKED_MAX: u32 = 4;
 /// What one request's body and all of a connection's may hold in flight.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -148,6 +153,14 @@ impl<B: Backend> Ingress<B> {
     }
 }
 
+/// Asks a silent client's system whether it is there.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENT_FOR)?;
+    sockopt::set_tcp_keepintvl(stream, ASK_AGAIN)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, ASKED_MAX)?)
+}
+
 struct Acceptor<B: Backend> {
     forwarder: Arc<Forwarder<B>>,
     identity: Identity,
@@ -158,6 +171,7 @@ impl<B: Backend> Acceptor<B> {
     async fn accept(self, listener: TcpListener) {
         let this = Arc::new(self);
         let slots = Arc::new(Semaphore::new(this.limits.connections_max));
+        let clients = Arc::new(Clients::default());
         let shutdown = this.forwarder.shutdown.clone();
         let next = async || {
             let slot = Arc::clone(&slots).acquire_owned().await;
@@ -166,10 +180,15 @@ impl<B: Backend> Acceptor<B> {
         while let Some((accepted, slot)) = shutdown.run_until_cancelled(next()).await {
             match accepted {
                 Ok((stream, client)) => {
+                    let max = this.limits.client_connections_max;
+                    let Some(place) = clients.admit(client.ip(), max) else {
+                        log_limited!(debug, client = %client.ip(), "a client has too many connections");
+                        continue;
+                    };
                     let serving = Arc::clone(&this).connection(stream, client.ip());
                     this.forwarder.tasks.spawn(async move {
                         serving.await;
-                        drop(slot);
+                        drop((slot, place));
                     });
                 }
                 Err(error) => {
@@ -181,8 +200,9 @@ impl<B: Backend> Acceptor<B> {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, client: IpAddr) {
-        // Small frames go both ways; waiting to fill packets would slow them all.
-        if let Err(error) = stream.set_nodelay(true) {
+        // Small frames go both ways; waiting to fill packets would slow them all. A client
+        // that vanished is noticed even while nothing is sent.
+        if let Err(error) = stream.set_nodelay(true).and_then(|()| keep_alive(&stream)) {
             tracing::debug!(%error, "the connection is gone already");
             return;
         }

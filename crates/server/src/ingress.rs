@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tombolo_ids::ExposureName;
 use tombolo_ingress::{
     Acme, Backend, ConnectError, Exposure, Found, Identity, Ingress, IngressConfig, Listening,
@@ -18,6 +19,11 @@ use crate::sandbox::SandboxHandle;
 use crate::sandboxes::stopped_since;
 use crate::serve::ServeError;
 use crate::token::TokenHash;
+
+/// Names of no living sandbox that are looked up at one time.
+const LOOKUPS_MAX: usize = 2;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// An ingress that listens and takes nobody in so far.
 #[derive(Debug)]
@@ -106,7 +112,11 @@ impl Backend for Sandboxes {
 }
 
 impl Sandboxes {
+    /// Anybody can ask for any name; the database is for others too.
     async fn find_ended(&self, name: &ExposureName) -> Found {
+        let Ok(_permit) = LOOKUPS.try_acquire() else {
+            return Found::Unavailable;
+        };
         match self
             .0
             .database

@@ -8,7 +8,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{EgressSettings, RunAs, Settings};
+use crate::privileges::Keep;
 use crate::state::StateDir;
+
+/// Ports below it are for who may (ip(7), `ip_unprivileged_port_start`).
+const LOW_PORTS_END: u16 = 1024;
 
 /// How to run the egress proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -102,6 +106,21 @@ impl EgressLaunch {
 }
 
 impl ServerLaunch {
+    /// What the server needs beyond its user.
+    pub(crate) fn rights(&self) -> Keep {
+        let (ingress, ssh) = (&self.settings.ingress, &self.settings.ssh);
+        let dns = ingress.acme.as_ref().map(|_| ingress.acme_dns_listen);
+        let mut addresses = [self.listen, ingress.listen, ssh.listen]
+            .into_iter()
+            .chain(dns);
+        // Port 0 is a free one, and those are high.
+        if addresses.any(|address| (1..LOW_PORTS_END).contains(&address.port())) {
+            Keep::LowPorts
+        } else {
+            Keep::Nothing
+        }
+    }
+
     pub(crate) fn new(state: &StateDir, settings: &Settings, admin_token_hash: String) -> Self {
         Self {
             run_as: settings.run_as,

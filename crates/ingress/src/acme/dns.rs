@@ -31,16 +31,20 @@ pub(super) async fn serve(udp: &UdpSocket, tcp: &TcpListener, zone: &Zone) -> In
 async fn datagrams(socket: &UdpSocket, zone: &Zone) -> Infallible {
     let mut buffer = [0; QUESTION_LEN_MAX];
     loop {
-        let answered = async {
-            let (len, client) = socket.recv_from(&mut buffer).await?;
-            if let Some(answer) = zone.answer(buffer.get(..len).unwrap_or_default()) {
-                socket.send_to(&answer, client).await?;
+        let (len, client) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                log_limited!(warn, %error, "no questions of the DNS can be taken");
+                sleep(FAILED_PAUSE).await;
+                continue;
             }
-            Ok::<(), io::Error>(())
         };
-        if let Err(error) = answered.await {
+        let Some(answer) = zone.answer(buffer.get(..len).unwrap_or_default()) else {
+            continue;
+        };
+        // Whoever asks says where from: an answer that cannot be sent holds up nobody.
+        if let Err(error) = socket.send_to(&answer, client).await {
             log_limited!(debug, %error, "a question of the DNS was not answered");
-            sleep(FAILED_PAUSE).await;
         }
     }
 }

@@ -164,14 +164,18 @@ async fn private_exposures_take_their_token_and_no_other() {
     exposure.is_private = true;
     let found = Found::Exposure(exposure);
     rig.memory.put(PUBLIC, Entry { found, door: shows });
-    let cookie = format!("a=1; tombolo_access={TOKEN}");
-    let cases: [(&str, Headers<'_>, u16, &str); 6] = [
+    let cookie = format!("a=1; __Host-tombolo_access={TOKEN}");
+    let split = [("cookie", "b=2"), ("cookie", &*cookie)];
+    let strange = [("cookie", "n=\u{e9}"), ("cookie", &*cookie)];
+    let cases: [(&str, Headers<'_>, u16, &str); 8] = [
         ("/", &[], 401, ""),
         ("/", &[("x-tombolo-access", "wrong")], 401, ""),
-        ("/", &[("cookie", "tombolo_access=wrong")], 401, ""),
+        ("/", &[("cookie", "__Host-tombolo_access=wrong")], 401, ""),
         ("/?tombolo_access=wrong", &[], 401, ""),
         ("/x", &[("x-tombolo-access", TOKEN)], 200, "/x None false"),
         ("/x", &[("cookie", &cookie)], 200, "/x Some(\"a=1\") false"),
+        ("/x", &split, 200, "/x Some(\"b=2; a=1\") false"),
+        ("/x", &strange, 200, "/x "),
     ];
     for (path, headers, status, text) in cases {
         let answer = rig.get(PUBLIC, path, headers).await;
@@ -192,6 +196,6 @@ async fn private_exposures_take_their_token_and_no_other() {
         .await;
     assert_eq!(answer.status, 303);
     assert_eq!(answer.header("location"), "/p?a=1");
-    let expected = "tombolo_access=opensesame; Path=/; Secure; HttpOnly; SameSite=Lax";
+    let expected = "__Host-tombolo_access=opensesame; Path=/; Secure; HttpOnly; SameSite=Lax";
     assert_eq!(answer.header("set-cookie"), expected);
 }
