@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::way::Way;
+use crate::way::{Sender, Way};
 
 /// What is done before it counts.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -60,23 +60,14 @@ impl Load {
         let step = Duration::from_secs(1) / self.rate;
         let start = Instant::now() + step;
         let mut workers = JoinSet::new();
-        for (place, mut sender) in (0..).zip(senders) {
-            let (way, load) = (way.clone(), *self);
-            workers.spawn(async move {
-                let mut micros = Histogram::<u64>::new(DIGITS)?;
-                let mut due = start + step * place;
-                let counts_from = start + WARM_UP;
-                while due < counts_from + load.window {
-                    sleep_until(due).await;
-                    way.ask(&mut sender).await?;
-                    if due >= counts_from {
-                        let took = due.elapsed().as_micros();
-                        micros.record(u64::try_from(took)?)?;
-                    }
-                    due += step * load.connections;
-                }
-                anyhow::Ok(micros)
-            });
+        for (place, sender) in (0..).zip(senders) {
+            let turns = Turns {
+                first: start + step * place,
+                step: step * self.connections,
+                counts_from: start + WARM_UP,
+                until: start + WARM_UP + self.window,
+            };
+            workers.spawn(turns.ask(way.clone(), sender));
         }
         let mut micros = Histogram::new(DIGITS)?;
         while let Some(seen) = workers.join_next().await {
@@ -111,6 +102,31 @@ impl Load {
             per_second = window => Ok(per_second),
             Some(ended) = workers.join_next() => ended?,
         }
+    }
+}
+
+/// When one connection of many is to send.
+struct Turns {
+    first: Instant,
+    step: Duration,
+    counts_from: Instant,
+    until: Instant,
+}
+
+impl Turns {
+    /// How long each took from when it was to be sent, in microseconds.
+    async fn ask(self, way: Way, mut sender: Sender) -> anyhow::Result<Histogram<u64>> {
+        let mut micros = Histogram::new(DIGITS)?;
+        let mut due = self.first;
+        while due < self.until {
+            sleep_until(due).await;
+            way.ask(&mut sender).await?;
+            if due >= self.counts_from {
+                micros.record(u64::try_from(due.elapsed().as_micros())?)?;
+            }
+            due += self.step;
+        }
+        Ok(micros)
     }
 }
 

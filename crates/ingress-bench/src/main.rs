@@ -10,6 +10,7 @@ mod rival;
 mod stand;
 mod way;
 
+use std::io::{Write as _, stderr, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let nginx = Nginx::start(&stand, directory.path()).await?;
     match &nginx {
         Some(nginx) => ways.push(nginx.way(&stand)?),
-        None => eprintln!("nginx is not installed and not measured"),
+        None => writeln!(stderr(), "nginx is not installed and not measured")?,
     }
     report(&load, arguments.rounds, &ways).await?;
     stand.stop().await;
@@ -105,6 +106,5 @@ async fn report(load: &Load, rounds: u32, ways: &[Way]) -> anyhow::Result<()> {
             format!("{fastest:.0}"),
         ]);
     }
-    println!("{table}");
-    Ok(())
+    Ok(writeln!(stdout(), "{table}")?)
 }
