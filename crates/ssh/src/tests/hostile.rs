@@ -107,7 +107,8 @@ async fn what_a_closed_channel_held_is_given_back() {
     let client = enter(&rig).await;
     let value = "x".repeat(60 * 1024);
     for _ in 0..5 {
-        let mut channel = client.channel_open_session().await.unwrap();
+        let opening = timeout(BOUND, client.channel_open_session());
+        let mut channel = opening.await.unwrap().unwrap();
         channel.set_env(true, "A", value.clone()).await.unwrap();
         let answer = timeout(BOUND, channel.wait()).await.unwrap();
         assert!(matches!(answer, Some(ChannelMsg::Failure)), "{answer:?}");
