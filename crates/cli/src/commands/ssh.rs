@@ -29,11 +29,16 @@ pub(super) async fn ssh(context: &Context, args: &SshArgs) -> Outcome<u8> {
     if args.print {
         return output::data(&format!("ssh -p {} {user}@{host}", exposed.port)).map(|()| OK);
     }
+    let (line, own) = command_line(host, &args.arguments);
     let directory = tempfile::tempdir()?;
     let known_hosts = directory.path().join("known_hosts");
     fs::write(&known_hosts, format!("tombolo {}\n", exposed.host_key))?;
+    let config = directory.path().join("config");
+    fs::write(&config, configuration(host, user, own.as_deref())?)?;
     let status = Command::new("ssh")
         .inherit_env()
+        .arg("-F")
+        .arg(&config)
         .args([
             "-o",
             "HostKeyAlias=tombolo",
@@ -42,8 +47,8 @@ pub(super) async fn ssh(context: &Context, args: &SshArgs) -> Outcome<u8> {
         ])
         .args(["-o", "GlobalKnownHostsFile=none", "-o"])
         .arg(format!("UserKnownHostsFile=\"{}\"", known_hosts.display()))
-        .args(["-p", &exposed.port.to_string(), "-l", user])
-        .args(command_line(host, &args.arguments))
+        .args(["-p", &exposed.port.to_string()])
+        .args(line)
         .status_blocking()
         .map_err(|error| {
             Failure::new(ExitCode::Unavailable, anyhow::Error::new(error))
@@ -53,26 +58,65 @@ pub(super) async fn ssh(context: &Context, args: &SshArgs) -> Outcome<u8> {
     Ok(code.unwrap_or(SIGNALLED))
 }
 
+/// What ssh reads of `ssh_config(5)`: the user name, which lets in whoever knows it and so
+/// must not be an argument that every user of this machine can see; then what it would
+/// have read anyway, or the file that `-F` names. The name is for that host alone, or
+/// ssh would tell it to a host that it jumps over.
+fn configuration(host: &str, user: &str, own: Option<&str>) -> Outcome<String> {
+    for (what, text) in [("host", host), ("user name", user)] {
+        let is_plain = text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte));
+        if !is_plain || text.is_empty() || text.starts_with('-') {
+            let error = anyhow::anyhow!("the server tells a {what} that is none: {text:?}");
+            return Err(Failure::new(ExitCode::Unavailable, error));
+        }
+    }
+    let mut text = format!("Host {host}\nUser {user}\nMatch all\n");
+    match own {
+        None => text.push_str("Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\n"),
+        Some("none") => {}
+        Some(path) if path.contains(['"', '\n']) => {
+            let error = anyhow::anyhow!("ssh cannot include {path:?}");
+            return Err(Failure::new(ExitCode::Usage, error));
+        }
+        Some(path) => {
+            let path = std::path::absolute(path)?;
+            text.push_str(&format!("Include \"{}\"\n", path.display()));
+        }
+    }
+    Ok(text)
+}
+
 /// ssh takes options before its host and a command after it. Options end at the first
-/// argument that is none.
-fn command_line(host: &str, arguments: &[String]) -> Vec<String> {
+/// argument that is none. The file of `-F` is answered apart.
+fn command_line(host: &str, arguments: &[String]) -> (Vec<String>, Option<String>) {
     let mut line = Vec::with_capacity(arguments.len() + 2);
+    let mut own = None;
     let mut rest = arguments.iter().peekable();
     while let Some(option) = rest.next_if(|argument| argument.starts_with('-')) {
+        if let Some(path) = option.strip_prefix("-F") {
+            own = if path.is_empty() {
+                rest.next().cloned()
+            } else {
+                Some(path.to_owned())
+            };
+            continue;
+        }
         line.push(option.clone());
         // The options of ssh that take a value, as its manual lists them.
         let takes_value = option.len() == 2
             && option
                 .chars()
                 .nth(1)
-                .is_some_and(|letter| "BbcDEeFIiJLlmOoPpQRSWw".contains(letter));
+                .is_some_and(|letter| "BbcDEeIiJLlmOoPpQRSWw".contains(letter));
         if takes_value && let Some(value) = rest.next() {
             line.push(value.clone());
         }
     }
     line.push(host.to_owned());
     line.extend(rest.cloned());
-    line
+    (line, own)
 }
 
 pub(super) async fn keys(context: &Context, command: SshKeyCommand) -> Outcome {
@@ -132,15 +176,54 @@ mod tests {
     #[test]
     fn options_go_before_the_host_and_the_command_after_it() {
         let cases = [
-            ("", "host"),
-            ("uname -a", "host uname -a"),
-            ("-N -L 1:localhost:1", "-N -L 1:localhost:1 host"),
-            ("-p22 -v ls -l", "-p22 -v host ls -l"),
-            ("-o", "-o host"),
+            ("", "host", None),
+            ("uname -a", "host uname -a", None),
+            ("-N -L 1:localhost:1", "-N -L 1:localhost:1 host", None),
+            ("-p22 -v ls -l", "-p22 -v host ls -l", None),
+            ("-o", "-o host", None),
+            ("-F own -v ls -F", "-v host ls -F", Some("own")),
+            ("-Fown", "host", Some("own")),
         ];
-        for (arguments, expected) in cases {
+        for (arguments, expected, own) in cases {
             let arguments: Vec<String> = arguments.split_whitespace().map(String::from).collect();
-            assert_eq!(command_line("host", &arguments).join(" "), expected);
+            let (line, found) = command_line("host", &arguments);
+            assert_eq!(line.join(" "), expected);
+            assert_eq!(found.as_deref(), own, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn the_user_name_is_read_from_the_file_for_its_host_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config");
+        let own = directory.path().join("own file");
+        fs::write(&own, "User other\nCompression yes\n").unwrap();
+        let text = configuration("box.example", "f00d", own.to_str())
+            .ok()
+            .unwrap();
+        fs::write(&file, text).unwrap();
+        for (host, user) in [("box.example", "f00d"), ("jump.example", "other")] {
+            let command = Command::new("ssh").arg("-G").arg("-F").arg(&file).arg(host);
+            let output = command.output_blocking().unwrap();
+            let told = output.stdout_text();
+            assert!(
+                told.lines().any(|line| line == format!("user {user}")),
+                "{told}"
+            );
+            assert!(told.lines().any(|line| line == "compression yes"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_tells_adds_no_line_to_the_file_and_no_option() {
+        for (host, user) in [
+            ("host", "name\nProxyCommand x"),
+            ("host", ""),
+            ("ho st", "name"),
+            ("-oProxyCommand=x", "name"),
+            ("*", "name"),
+        ] {
+            assert!(configuration(host, user, None).is_err(), "{host} {user}");
         }
     }
 }
