@@ -68,24 +68,23 @@ fn configuration(host: &str, user: &str, own: Option<&str>) -> Outcome<String> {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte));
         if !is_plain || text.is_empty() || text.starts_with('-') {
-            let error = anyhow::anyhow!("the server tells a {what} that is none: {text:?}");
-            return Err(Failure::new(ExitCode::Unavailable, error));
+            let told = format!("the server tells a {what} that is none: {text:?}");
+            return Err(Failure::message(ExitCode::Unavailable, told));
         }
     }
-    let mut text = format!("Host {host}\nUser {user}\nMatch all\n");
-    match own {
-        None => text.push_str("Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\n"),
-        Some("none") => {}
+    let included = match own {
+        None => "Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\n".to_owned(),
+        Some("none") => String::new(),
         Some(path) if path.contains(['"', '\n']) => {
-            let error = anyhow::anyhow!("ssh cannot include {path:?}");
-            return Err(Failure::new(ExitCode::Usage, error));
+            let told = format!("ssh cannot include {path:?}");
+            return Err(Failure::message(ExitCode::Usage, told));
         }
         Some(path) => {
             let path = std::path::absolute(path)?;
-            text.push_str(&format!("Include \"{}\"\n", path.display()));
+            format!("Include \"{}\"\n", path.display())
         }
-    }
-    Ok(text)
+    };
+    Ok(format!("Host {host}\nUser {user}\nMatch all\n{included}"))
 }
 
 /// ssh takes options before its host and a command after it. Options end at the first
