@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
-use tombolo_api::rpc::{AbortParams, methods};
+use tombolo_api::rpc::{AbortParams, HandleParams, methods};
 use tombolo_ids::SandboxId;
 
 use crate::frame::{self, Fault, Incoming};
@@ -89,6 +89,10 @@ impl PendingCall {
     /// the future loses nothing; after an answer there is no other.
     pub(crate) async fn reply<R: DeserializeOwned>(&mut self) -> Result<R, CallError> {
         let method = self.method;
+        if self.is_answered {
+            // There was an answer, or the connection was lost; there is no other.
+            return Err(self.connection.0.shared.lost());
+        }
         let answer = (&mut self.reply).await;
         self.is_answered = true;
         match answer {
@@ -110,10 +114,38 @@ impl Drop for PendingCall {
         if self.is_answered {
             return;
         }
-        self.connection.0.shared.forget(self.id);
+        // An answer may be here and nobody has looked at it.
+        match self.reply.try_recv() {
+            Ok(Ok(value)) => self.connection.0.shared.refuse_what_it_brings(&value),
+            Ok(Err(_fault)) => {}
+            Err(_) => self.connection.0.shared.forget(self.id),
+        }
         if self.is_abortable {
             self.connection.abort(self.id);
         }
+    }
+}
+
+/// What an answer may bring that somebody has to read or close.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Brought {
+    #[serde(rename = "streamId")]
+    stream: Option<u64>,
+    #[serde(rename = "stdoutStreamId")]
+    stdout: Option<u64>,
+    #[serde(rename = "stderrStreamId")]
+    stderr: Option<u64>,
+    #[serde(rename = "bodyStreamId")]
+    body: Option<u64>,
+    #[serde(rename = "fileHandleId")]
+    file: Option<u64>,
+}
+
+impl Brought {
+    fn streams(&self) -> impl Iterator<Item = u64> {
+        let all = [self.stream, self.stdout, self.stderr, self.body];
+        all.into_iter().flatten()
     }
 }
 
@@ -273,19 +305,7 @@ impl Connection {
     /// Queues a frame from where nothing can be waited for. Each is for one
     /// thing that is dropped, which bounds them.
     pub(crate) fn post_later(&self, frame: Message) {
-        let outgoing = &self.0.shared.outgoing;
-        let Err(mpsc::error::TrySendError::Full(frame)) = outgoing.try_send(frame) else {
-            return;
-        };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let outgoing = outgoing.clone();
-        runtime.spawn(async move {
-            if outgoing.send(frame).await.is_err() {
-                tracing::trace!("the connection ended before it could be told");
-            }
-        });
+        self.0.shared.post_later(frame);
     }
 
     /// Starts a stream into the sandbox, to be named in a call.
@@ -359,9 +379,45 @@ impl Shared {
         CallError::ConnectionLost { reason }
     }
 
+    fn post_later(&self, frame: Message) {
+        let outgoing = &self.outgoing;
+        let Err(mpsc::error::TrySendError::Full(frame)) = outgoing.try_send(frame) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let outgoing = outgoing.clone();
+        runtime.spawn(async move {
+            if outgoing.send(frame).await.is_err() {
+                tracing::trace!("the connection ended before it could be told");
+            }
+        });
+    }
+
+    /// Nobody waits for an answer any more. What it brings is refused when it comes.
     fn forget(&self, id: u64) {
         if let Calls::Open(calls) = &mut *self.calls.lock() {
             calls.remove(&id);
+        }
+    }
+
+    /// Streams and files that an answer brought, which nobody will read or close.
+    fn refuse_what_it_brings(&self, answer: &RawValue) {
+        let Ok(brought) = serde_json::from_str::<Brought>(answer.get()) else {
+            return;
+        };
+        for id in brought.streams() {
+            drop(self.inbound.claim(id));
+            self.inbound.forget(id);
+            self.post_later(Message::text(frame::stream_cancel(id)));
+        }
+        if let Some(file_handle_id) = brought.file {
+            let params = HandleParams { file_handle_id };
+            let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+            if let Ok(frame) = frame::request(id, methods::FILE_CLOSE, &params) {
+                self.post_later(Message::text(frame));
+            }
         }
     }
 
@@ -411,9 +467,15 @@ impl Shared {
             Calls::Open(calls) => calls.remove(&id),
             Calls::Closed(_) => None,
         };
-        let heard = caller.is_some_and(|caller| caller.send(outcome).is_ok());
-        if !heard {
+        let unheard = match caller {
+            Some(caller) => caller.send(outcome).err(),
+            None => Some(outcome),
+        };
+        if let Some(unheard) = unheard {
             tracing::debug!(id, "an answer that nobody waits for");
+            if let Ok(value) = unheard {
+                self.refuse_what_it_brings(&value);
+            }
         }
     }
 

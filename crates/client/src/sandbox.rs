@@ -10,6 +10,7 @@ use tombolo_api::config::{NewSandbox, NewSecret};
 use tombolo_api::sandbox::StopAt;
 use tombolo_api::secret::SecretValue;
 use tombolo_ids::{SandboxId, UnixMillis};
+use zeroize::Zeroizing;
 
 use crate::connection::Connection;
 use crate::{
@@ -44,9 +45,19 @@ pub struct SandboxRef {
 #[must_use = "nothing is made yet"]
 pub struct SandboxBuilder {
     config: NewSandbox,
-    secrets: BTreeMap<String, (Vec<String>, String)>,
+    secrets: BTreeMap<String, (Vec<String>, Hidden)>,
     ssh: bool,
     port: Option<Target>,
+}
+
+/// A value that is not printed by accident and does not stay in memory.
+#[derive(Clone)]
+struct Hidden(Zeroizing<String>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Hidden")
+    }
 }
 
 impl Sandbox {
@@ -234,7 +245,8 @@ impl SandboxBuilder {
     /// How long it lives, whoever is connected. Unless this is set it ends
     /// with its first connection.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        let part = u64::from(timeout.subsec_nanos() > 0);
+        let seconds = timeout.as_secs().saturating_add(part);
         self.config.timeout = Some(format!("{}s", seconds.max(1)));
         self
     }
@@ -268,7 +280,8 @@ impl SandboxBuilder {
         value: impl Into<String>,
     ) -> Self {
         let hosts = hosts.into_iter().map(Into::into).collect();
-        self.secrets.insert(name.into(), (hosts, value.into()));
+        self.secrets
+            .insert(name.into(), (hosts, Hidden(Zeroizing::new(value.into()))));
         self
     }
 
@@ -309,10 +322,11 @@ impl SandboxBuilder {
     /// value cannot be sent.
     pub async fn create(mut self, client: &Client) -> Result<Sandbox, ConnectError> {
         for (name, (hosts, value)) in std::mem::take(&mut self.secrets) {
-            let value = SecretValue::new(value).map_err(|source| ConnectError::Secret {
-                name: name.clone(),
-                source,
-            })?;
+            let value =
+                SecretValue::new(value.0.to_string()).map_err(|source| ConnectError::Secret {
+                    name: name.clone(),
+                    source,
+                })?;
             let secret = NewSecret { hosts, value };
             self.config.secrets.insert(name, secret);
         }

@@ -137,7 +137,7 @@ impl InboundTable {
 
     /// Nobody reads the stream any more, and the server is told so. One that
     /// was not begun yet may still be: it stays known as one to ignore.
-    fn forget(&self, id: u64) {
+    pub(crate) fn forget(&self, id: u64) {
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get_mut(&id) {
             entry.sender = None;

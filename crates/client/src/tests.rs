@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -642,6 +642,67 @@ async fn what_is_dropped_is_aborted_cancelled_or_closed() {
         drop(sandbox);
         drop(fs);
         assert_eq!(next(&mut tell).await.0, "goodbye");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_comes_for_a_call_that_was_given_up_is_refused_and_holds_up_nothing() {
+    let endpoint = scripted(|mut socket| async move {
+        let walk = receive(&mut socket).await;
+        let open = receive(&mut socket).await;
+        // Both were given up before this third one was asked.
+        let real_path = receive(&mut socket).await;
+        reply(&mut socket, &walk, json!({"ok": {"streamId": 5}})).await;
+        reply(&mut socket, &open, json!({"ok": {"fileHandleId": 6}})).await;
+        send(&mut socket, &stream("start", json!({"streamId": 5}))).await;
+        for _ in 0..64 {
+            let chunk = json!({"streamId": 5, "data": "eHg="});
+            send(&mut socket, &stream("enqueue", chunk)).await;
+        }
+        let cancel = receive(&mut socket).await;
+        assert_eq!(cancel["method"], "$sandbox.stream.cancel");
+        assert_eq!(cancel["params"], json!({"streamId": 5}));
+        let close = receive(&mut socket).await;
+        assert_eq!(close["method"], "fileClose");
+        reply(&mut socket, &real_path, json!({"ok": "/after"})).await;
+        while socket.next().await.is_some() {}
+    })
+    .await;
+    in_time(async {
+        let sandbox = connect(&endpoint).await;
+        let fs = sandbox.fs();
+        for given_up in [true, false] {
+            let asked = async {
+                if given_up {
+                    fs.walk("/").await.map(drop)
+                } else {
+                    fs.open("/a").await.map(drop)
+                }
+            };
+            // It is sent at the first look, and nobody answers.
+            assert!(asked.now_or_never().is_none());
+        }
+        assert_eq!(fs.real_path("/").await.unwrap(), "/after");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_that_was_lost_may_be_asked_for_again() {
+    let endpoint = scripted(|mut socket| async move {
+        let spawn = receive(&mut socket).await;
+        let spawned = json!({"ok": {"pid": 7, "stdoutStreamId": null, "stderrStreamId": null}});
+        reply(&mut socket, &spawn, spawned).await;
+        let _wait = receive(&mut socket).await;
+    })
+    .await;
+    in_time(async {
+        let sandbox = connect(&endpoint).await;
+        let mut process = sandbox.command("true").spawn().await.unwrap();
+        for _ in 0..2 {
+            process.status().await.unwrap_err();
+        }
     })
     .await;
 }

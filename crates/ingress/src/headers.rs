@@ -188,6 +188,7 @@ mod tests {
             ("cookie", "b=2"),
         ]);
         let authority = "name.base:8443".parse().unwrap();
+        join_cookies(&mut headers);
         to_program(
             &mut headers,
             "::ffff:192.0.2.1".parse().unwrap(),

@@ -40,9 +40,18 @@ pub(super) struct Tree {
     watches: BTreeMap<PathBuf, i32>,
     /// What was moved away, until it is known whether it was moved to here.
     moving: Option<Moving>,
-    listed: HashSet<PathBuf>,
+    burst: Burst,
     changes: Changes,
     is_over: bool,
+}
+
+/// What is known until the kernel has said all that it has to say.
+#[derive(Debug, Default)]
+struct Burst {
+    /// What was told because it was found, so that it is not told again.
+    listed: HashSet<PathBuf>,
+    /// Whether a directory was gone before it could be watched: it may have another name.
+    is_missing_some: bool,
 }
 
 #[derive(Debug)]
@@ -89,7 +98,7 @@ impl Tree {
             paths: HashMap::new(),
             watches: BTreeMap::new(),
             moving: None,
-            listed: HashSet::new(),
+            burst: Burst::default(),
             changes: Changes::new(shown),
             is_over: false,
         };
@@ -136,7 +145,7 @@ impl Tree {
         };
         if !has_more {
             self.settle();
-            self.listed.clear();
+            self.burst = Burst::default();
         }
         Ok(Turn {
             events: self.changes.take(),
@@ -196,6 +205,9 @@ impl Tree {
             self.changes.renamed(&moving.path, &path, is_directory);
             if is_directory {
                 self.rebase(&moving.path, &path);
+                if self.burst.is_missing_some {
+                    self.find_missing(path);
+                }
             }
             return;
         }
@@ -205,11 +217,11 @@ impl Tree {
         {
             self.appeared(path, is_directory);
         } else if said.flags.contains(ReadFlags::DELETE) {
-            self.listed.remove(&path);
+            self.burst.listed.remove(&path);
             self.changes
                 .tell(WatchKind::WatchRemoved, &path, is_directory);
         } else if said.flags.contains(ReadFlags::MOVED_FROM) {
-            self.listed.remove(&path);
+            self.burst.listed.remove(&path);
             self.moving = Some(Moving {
                 cookie: said.cookie,
                 path,
@@ -225,7 +237,7 @@ impl Tree {
     }
 
     fn appeared(&mut self, path: PathBuf, is_directory: bool) {
-        if self.listed.remove(&path) {
+        if self.burst.listed.remove(&path) {
             return;
         }
         self.changes
@@ -245,8 +257,11 @@ impl Tree {
         while let Some(directory) = waiting.pop() {
             match self.add(&directory) {
                 Ok(()) => {}
-                // Removed since, or replaced.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                // Removed since, replaced, or moved: the kernel will say so.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    self.burst.is_missing_some = true;
+                    continue;
+                }
                 Err(errno) => {
                     if errno == Errno::NOSPC {
                         outcome = Err(errno);
@@ -273,12 +288,32 @@ impl Tree {
         outcome
     }
 
+    /// Watches what is below a directory that was moved and had no watch yet, and tells
+    /// what is in there.
+    fn find_missing(&mut self, directory: PathBuf) {
+        let mut waiting = vec![directory];
+        while let Some(directory) = waiting.pop() {
+            if !self.watches.contains_key(&directory) {
+                // Whatever is not watched is told as that.
+                self.scan(directory, true).unwrap_or_default();
+                continue;
+            }
+            let Ok(entries) = std::fs::read_dir(self.on_disk(&directory)) else {
+                continue;
+            };
+            let directories = entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            waiting.extend(directories.map(|entry| directory.join(entry.file_name())));
+        }
+    }
+
     /// Tells of what was found in a directory that is new.
     fn listed(&mut self, path: &Path, is_directory: bool) {
         self.changes
             .tell(WatchKind::WatchCreated, path, is_directory);
-        if self.listed.len() < LISTED_MAX {
-            self.listed.insert(path.to_owned());
+        if self.burst.listed.len() < LISTED_MAX {
+            self.burst.listed.insert(path.to_owned());
         }
     }
 
@@ -359,7 +394,7 @@ impl Tree {
         let root_watch = self.root_watch;
         let former = std::mem::take(&mut self.paths);
         self.watches.clear();
-        self.listed.clear();
+        self.burst.listed.clear();
         self.map(root_watch, PathBuf::new());
         if self.is_recursive {
             self.scan(PathBuf::new(), false).unwrap_or_default();

@@ -115,9 +115,38 @@ async fn changes_are_told_as_what_they_are() {
             ],
         ),
     ];
+    check(&guest, &cases).await;
+}
+
+#[tokio::test]
+async fn directories_that_are_renamed_before_they_are_watched_are_found() {
+    let guest = Guest::start().await;
+    let cases: [(&str, &[Told<'_>]); 2] = [
+        (
+            "mkdir tmp; echo x > tmp/a; mv tmp pkg",
+            &[
+                (Created, "tmp", ""),
+                (Renamed, "pkg", "tmp"),
+                (Created, "pkg/a", ""),
+            ],
+        ),
+        (
+            "mkdir dir/fresh; mv dir other; echo x > other/fresh/x",
+            &[
+                (Created, "dir/fresh", ""),
+                (Renamed, "other", "dir"),
+                (Created, "other/fresh/x", ""),
+            ],
+        ),
+    ];
+    check(&guest, &cases).await;
+}
+
+/// What is told of each script is just what is expected.
+async fn check(guest: &Guest, cases: &[(&str, &[Told<'_>])]) {
     for (script, expected) in cases {
         assert_eq!(guest.sh(BEFORE).await.reply.code, 0);
-        let mut watch = Watch::begin(&guest, "tree", true).await.unwrap();
+        let mut watch = Watch::begin(guest, "tree", true).await.unwrap();
         // What is told of one turn is told when it is over.
         let script = format!("cd tree; {script}; sync; mkdir {END}");
         assert_eq!(guest.sh(&script).await.reply.code, 0, "{script}");

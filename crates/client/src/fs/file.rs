@@ -13,9 +13,9 @@ use tombolo_api::rpc::{self, methods};
 
 use super::metadata::wire_time;
 use super::{Fs, FsError, Metadata, OpenOptions, WriteOptions, decode};
-use crate::CallError;
 use crate::connection::{Connection, PendingCall};
 use crate::stream::{SendError, WriteStream};
+use crate::{CallError, StreamError};
 
 /// How much of a file to ask for at once.
 const READ_LEN: u64 = 512 * 1024;
@@ -173,6 +173,11 @@ impl File {
         for mut rest in data.chunks(WRITE_LEN) {
             while !rest.is_empty() {
                 let written = self.write(rest).await?;
+                if written == 0 {
+                    let message = "the other side takes no more of it".to_owned();
+                    let cause = StreamError::Failed { message };
+                    return Err(FsError::new("write", &self.path, cause));
+                }
                 // A server that wrote more than there was is not believed.
                 rest = rest.get(written..).unwrap_or_default();
             }
