@@ -16,7 +16,7 @@ use crate::{CallError, Sandbox};
 /// library's is.
 ///
 /// Streams are connected to nothing unless they are asked for. A stream that
-/// was asked for is read or dropped: see [`ReadStream`].
+/// was asked for is read or dropped: see [`ReadStream`](crate::ReadStream).
 #[derive(Debug, Clone)]
 #[must_use = "nothing is started yet"]
 pub struct Command {

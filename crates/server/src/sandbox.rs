@@ -8,7 +8,7 @@ mod task;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_ids::{OrganisationId, SandboxId, UnixMillis};
@@ -89,6 +89,9 @@ pub(crate) struct SandboxHandle {
     shared: Arc<Shared>,
 }
 
+/// Clients that watch files of one sandbox.
+pub(crate) const WATCHES_MAX: usize = 32;
+
 #[derive(Debug)]
 struct Shared {
     id: SandboxId,
@@ -105,6 +108,8 @@ struct Shared {
     extending: tokio::sync::Mutex<()>,
     /// One change of the network at a time, each on top of the one before.
     networking: tokio::sync::Mutex<()>,
+    /// Clients that watch files, whatever the guest says of how many it takes.
+    watches: Arc<Semaphore>,
 }
 
 impl SandboxHandle {
@@ -130,6 +135,11 @@ impl SandboxHandle {
 
     pub(crate) fn ingress(&self) -> Arc<tombolo_ingress::Meter> {
         Arc::clone(&self.shared.ingress)
+    }
+
+    /// To be held by each that watches files.
+    pub(crate) fn watches(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.watches)
     }
 
     /// To be held while the network is changed.

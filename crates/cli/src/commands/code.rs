@@ -5,7 +5,7 @@ use crate::cli::CodeArgs;
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::{output, wire};
-use tombolo_client::Target;
+use tombolo_client::{Signal, Target};
 
 pub(super) async fn code(context: &Context, args: CodeArgs) -> Outcome {
     let id = wire::sandbox_id(&args.id)?;
@@ -20,12 +20,25 @@ pub(super) async fn code(context: &Context, args: CodeArgs) -> Outcome {
         command = command.preview(preview);
     }
     output::tell("starting VS Code ...");
-    let started = command.start().await;
+    let started = match command.start().await {
+        Ok(started) => started,
+        Err(error) => {
+            sandbox.close().await;
+            return Err(error.into());
+        }
+    };
+    let port = Target::Port(started.port);
+    let created = expose::create(&sandbox, port, args.private).await;
+    if created.is_err() {
+        // Nobody would find it, and it takes much memory.
+        if let Err(error) = started.process.kill(Signal::Term).await {
+            tracing::debug!(%error, "VS Code has ended already");
+        }
+    }
     // Before it is dropped here, which would close its output: that is nobody's from here
     // on, and is drained by the server.
-    sandbox.clone().close().await;
-    let port = Target::Port(started?.port);
-    let created = expose::create(&sandbox, port, args.private).await?;
+    sandbox.close().await;
+    let created = created?;
     if args.json {
         return output::json(&created);
     }

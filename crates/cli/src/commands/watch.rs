@@ -38,7 +38,8 @@ fn shown(data: &str, json: bool) -> Option<String> {
     if change.kind == FileChangeKind::Missed {
         let why = match change.reason {
             Some(MissedReason::Interrupted) => "the way to the sandbox was lost for a while",
-            _ => "changes came too fast",
+            Some(MissedReason::Overflow) => "changes came too fast",
+            _ => "something may be missing",
         };
         let told = format!(
             "tombolo: {why}; anything below {} may have changed",

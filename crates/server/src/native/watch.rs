@@ -27,11 +27,14 @@ use crate::auth::Principal;
 use crate::error::ApiError;
 use crate::guest::{GuestAgent, is_lost};
 use crate::openapi::{REFUSED, SANDBOXES_TAG, WatchParameters};
-use crate::sandbox::{ConnectError, SandboxHandle};
+use crate::sandbox::{ConnectError, SandboxHandle, WATCHES_MAX};
 use crate::sandboxes::find_seen;
 
 /// Events on their way to one client.
-const QUEUE_LEN: usize = 64;
+const QUEUE_LEN: usize = 16;
+/// The longest path that is told: Linux's longest (`PATH_MAX`) with room for what stands for
+/// bytes that are no text.
+const PATH_LEN_MAX: usize = 3 * 4096;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// What a client says that was here before.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -52,6 +55,8 @@ pub(crate) enum WatchError {
         "the sandbox watches as much as it can; watch less, or a directory with fewer below it"
     )]
     TooMany(#[source] Status),
+    #[error("{WATCHES_MAX} clients watch files of this sandbox; end one of them")]
+    TooManyClients,
     #[error("this is no path of a file: {}", .0.message())]
     Path(#[source] Status),
     #[error("the sandbox was started by an earlier version; use a new one")]
@@ -107,6 +112,8 @@ pub(crate) async fn watch_files(
     let request = wanted(&query.unwrap_or_default())?;
     let handle = find_seen(&app, &principal, &id).await?;
     is_running(&handle)?;
+    let watches = handle.watches().try_acquire_owned();
+    let place = watches.map_err(|_full| WatchError::TooManyClients)?;
     let agent = handle.agent().clone();
     let batches = begin(&agent, &request).await?;
     let (events, receiver) = mpsc::channel(QUEUE_LEN);
@@ -126,6 +133,7 @@ pub(crate) async fn watch_files(
             () = handle.stopped().cancelled() => {}
             () = shutdown.cancelled() => {}
         }
+        drop(place);
     });
     let events = Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default());
     Ok(events.into_response())
@@ -206,14 +214,19 @@ impl Watch {
         loop {
             match batches.message().await {
                 Ok(Some(batch)) => {
-                    for change in batch.events.into_iter().filter_map(change) {
-                        self.tell(&change).await?;
+                    for event in batch.events {
+                        if self.is_beyond(&event) {
+                            self.missed(MissedReason::Overflow).await?;
+                        } else if let Some(change) = change(event) {
+                            self.tell(&change).await?;
+                        }
                     }
                 }
                 Ok(None) => return Err(Over),
                 Err(status) if is_lost(&status) => return Ok(()),
                 Err(status) => {
                     tombolo_diag::log_limited!(debug, %status, "a watch broke off");
+                    self.missed(MissedReason::Interrupted).await?;
                     return Err(Over);
                 }
             }
@@ -238,6 +251,13 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whether it is of what was not asked for, or too long: a guest's agent is the guest's.
+    fn is_beyond(&self, event: &WatchEvent) -> bool {
+        let asked = self.request.path.trim_end_matches('/');
+        let is_long = event.path.len().max(event.from.len()) > PATH_LEN_MAX;
+        is_long || !event.path.starts_with(asked)
     }
 
     async fn missed(&mut self, reason: MissedReason) -> Result<(), Over> {

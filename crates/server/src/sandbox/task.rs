@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tombolo_ids::{MemoryMib, OrganisationId, SandboxId, UnixMillis};
@@ -21,7 +21,7 @@ use tombolo_node_proto::v1::{CreateSandboxReply, CreateSandboxRequest};
 
 use super::{
     BACKSTOP, COMMANDS_MAX, CONNECTIONS_MAX, Command, ConnectError, Connection, CreateError, Held,
-    Meter, SandboxHandle, SandboxStatus, Shared,
+    Meter, SandboxHandle, SandboxStatus, Shared, WATCHES_MAX,
 };
 use crate::app::App;
 use crate::clock;
@@ -137,6 +137,7 @@ impl SandboxTask {
             meter: tokio::sync::Mutex::new(parts.meter),
             extending: tokio::sync::Mutex::new(()),
             networking: tokio::sync::Mutex::new(()),
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
         };
         Self {
             app: Arc::clone(app),

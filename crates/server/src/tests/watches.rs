@@ -103,6 +103,35 @@ async fn a_client_that_comes_back_is_told_that_it_was_away() {
 }
 
 #[tokio::test]
+async fn what_a_guest_makes_up_is_told_as_missed() {
+    let world = World::new().await;
+    let (socket, agent) = with_files(&world).await;
+    let watch = path(&socket.id(), "path=work");
+    let mut events = world.open(&watch, &world.token).await.unwrap();
+    until_watched(&agent).await;
+    let long = format!("work/{}", "a".repeat(3 * 4096));
+    let others = json!({ "reason": "overflow" });
+    for made_up in ["elsewhere", &long] {
+        agent.change(&[event(WatchKind::WatchModified, made_up, "")]);
+        let expected = told("missed", "work", others.clone());
+        assert_eq!(events.next().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn so_many_clients_watch_a_sandbox() {
+    let world = World::new().await;
+    let (socket, _agent) = with_files(&world).await;
+    let watch = path(&socket.id(), "path=work");
+    let mut open = Vec::new();
+    for _ in 0..WATCHES_MAX {
+        open.push(world.open(&watch, &world.token).await.unwrap());
+    }
+    let refused = world.open(&watch, &world.token).await.unwrap_err();
+    refused.refuses(429, "LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
 async fn a_watch_ends_with_its_sandbox() {
     let world = World::new().await;
     let (socket, _agent) = with_files(&world).await;
