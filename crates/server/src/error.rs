@@ -238,7 +238,9 @@ impl From<WatchError> for ApiError {
     fn from(error: WatchError) -> Self {
         match error {
             WatchError::NotReadable(_) => Self::saying(ErrorCode::FileNotReadable, &error),
-            WatchError::TooMany(_) | WatchError::TooManyClients => Self::saying(ErrorCode::LimitExceeded, &error),
+            WatchError::TooMany(_) | WatchError::TooManyClients => {
+                Self::saying(ErrorCode::LimitExceeded, &error)
+            }
             WatchError::Path(_) => Self::saying(ErrorCode::InvalidRequest, &error),
             WatchError::Away(_) => Self::caused(
                 ErrorCode::NodeUnavailable,

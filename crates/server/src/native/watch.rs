@@ -215,11 +215,7 @@ impl Watch {
             match batches.message().await {
                 Ok(Some(batch)) => {
                     for event in batch.events {
-                        if self.is_beyond(&event) {
-                            self.missed(MissedReason::Overflow).await?;
-                        } else if let Some(change) = change(event) {
-                            self.tell(&change).await?;
-                        }
+                        self.pass(event).await?;
                     }
                 }
                 Ok(None) => return Err(Over),
@@ -230,6 +226,14 @@ impl Watch {
                     return Err(Over);
                 }
             }
+        }
+    }
+
+    async fn pass(&mut self, event: WatchEvent) -> Result<(), Over> {
+        match change(event) {
+            Some(change) if self.is_beyond(&change) => self.missed(MissedReason::Overflow).await,
+            Some(change) => self.tell(&change).await,
+            None => Ok(()),
         }
     }
 
@@ -254,10 +258,11 @@ impl Watch {
     }
 
     /// Whether it is of what was not asked for, or too long: a guest's agent is the guest's.
-    fn is_beyond(&self, event: &WatchEvent) -> bool {
+    fn is_beyond(&self, change: &FileChange) -> bool {
         let asked = self.request.path.trim_end_matches('/');
-        let is_long = event.path.len().max(event.from.len()) > PATH_LEN_MAX;
-        is_long || !event.path.starts_with(asked)
+        let from_len = change.from.as_ref().map_or(0, String::len);
+        let is_long = change.path.len().max(from_len) > PATH_LEN_MAX;
+        is_long || !change.path.starts_with(asked)
     }
 
     async fn missed(&mut self, reason: MissedReason) -> Result<(), Over> {

@@ -5,6 +5,7 @@ use tombolo_guest_proto::v1::{WatchEvent, WatchKind};
 use tombolo_testkit::{FakeAgent, eventually};
 
 use super::harness::{ADMIN, Socket, World};
+use crate::sandbox::WATCHES_MAX;
 
 fn event(kind: WatchKind, path: &str, from: &str) -> WatchEvent {
     WatchEvent {
