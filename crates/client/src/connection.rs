@@ -248,7 +248,7 @@ impl Connection {
     }
 
     fn next_call(&self) -> u64 {
-        self.0.shared.next_call.fetch_add(1, Ordering::Relaxed)
+        self.0.shared.next_call()
     }
 
     async fn submit<P: Serialize + Sync>(
@@ -291,9 +291,7 @@ impl Connection {
     /// Calls from where nothing can be waited for, and does not hear the
     /// answer.
     pub(crate) fn call_later<P: Serialize>(&self, method: &'static str, params: &P) {
-        if let Ok(frame) = frame::request(self.next_call(), method, params) {
-            self.post_later(Message::text(frame));
-        }
+        self.0.shared.call_later(method, params);
     }
 
     /// Queues a frame, and waits while the queue is full.
@@ -379,6 +377,16 @@ impl Shared {
         CallError::ConnectionLost { reason }
     }
 
+    fn next_call(&self) -> u64 {
+        self.next_call.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn call_later<P: Serialize>(&self, method: &'static str, params: &P) {
+        if let Ok(frame) = frame::request(self.next_call(), method, params) {
+            self.post_later(Message::text(frame));
+        }
+    }
+
     fn post_later(&self, frame: Message) {
         let outgoing = &self.outgoing;
         let Err(mpsc::error::TrySendError::Full(frame)) = outgoing.try_send(frame) else {
@@ -413,11 +421,7 @@ impl Shared {
             self.post_later(Message::text(frame::stream_cancel(id)));
         }
         if let Some(file_handle_id) = brought.file {
-            let params = HandleParams { file_handle_id };
-            let id = self.next_call.fetch_add(1, Ordering::Relaxed);
-            if let Ok(frame) = frame::request(id, methods::FILE_CLOSE, &params) {
-                self.post_later(Message::text(frame));
-            }
+            self.call_later(methods::FILE_CLOSE, &HandleParams { file_handle_id });
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 use tombolo_proc::Command;
 
-use crate::stand::Stand;
+use crate::stand::{IDENTITY_FILE, Stand};
 use crate::way::Way;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Nginx {
 }
 
 fn configuration(program: SocketAddr, address: SocketAddr, directory: &Path) -> String {
-    let identity = directory.join("identity.pem");
+    let identity = directory.join(IDENTITY_FILE);
     let (identity, here) = (identity.display(), directory.display());
     format!(
         "daemon off; master_process off; worker_processes 1; pid {here}/nginx.pid;

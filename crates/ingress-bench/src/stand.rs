@@ -29,7 +29,7 @@ const PORT: u16 = 8000;
 const ANSWER: &[u8] = &[b'x'; 1024];
 
 /// The file of nginx's and the ingress's certificate and key.
-const IDENTITY_FILE: &str = "identity.pem";
+pub(crate) const IDENTITY_FILE: &str = "identity.pem";
 
 pub(crate) struct Stand {
     server: Server,

@@ -126,8 +126,7 @@ fn named(pair: &[u8]) -> Option<&[u8]> {
 }
 
 fn take_parameter(query: &str) -> Option<(String, String)> {
-    let name_of = |pair: &str| pair.split('=').next().map(str::to_owned);
-    let is_ours = |pair: &&str| name_of(pair).is_some_and(|name| name == ACCESS_PARAMETER);
+    let is_ours = |pair: &&str| pair.split('=').next() == Some(ACCESS_PARAMETER);
     let ours = query.split('&').find(is_ours)?;
     let (_, token) = ours.split_once('=')?;
     let rest: Vec<_> = query.split('&').filter(|pair| !is_ours(pair)).collect();

@@ -114,13 +114,14 @@ impl Identity {
     }
 }
 
-/// The first file whose certificate clients believe now; the last, if none is.
+/// The first file whose certificate clients believe now; the last, if none is. That one is
+/// not looked into.
 fn best(paths: &[PathBuf]) -> &Path {
+    let Some((last, better)) = paths.split_last() else {
+        return Path::new("");
+    };
     let holds = |path: &&PathBuf| Validity::of_file(path).is_some_and(|it| it.holds(now()));
-    let holding = paths.iter().find(holds);
-    holding
-        .or(paths.last())
-        .map_or(Path::new(""), PathBuf::as_path)
+    better.iter().find(holds).unwrap_or(last)
 }
 
 impl Stamp {

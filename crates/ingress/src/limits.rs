@@ -1,7 +1,6 @@
 //! What clients and programs can make this process hold.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,54 +97,6 @@ impl Rate {
     }
 }
 
-/// How many connections each client has.
-#[derive(Debug, Default)]
-pub(crate) struct Clients {
-    connections: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// A connection that counts against its client's bound while it is there.
-#[derive(Debug)]
-pub(crate) struct Place {
-    clients: Arc<Clients>,
-    client: IpAddr,
-}
-
-impl Clients {
-    /// None if the client has as many as it may.
-    pub(crate) fn admit(self: &Arc<Self>, client: IpAddr, max: usize) -> Option<Place> {
-        let client = network(client);
-        let mut connections = self.connections.lock();
-        let count = connections.entry(client).or_default();
-        if *count >= max {
-            return None;
-        }
-        *count += 1;
-        let clients = Arc::clone(self);
-        Some(Place { clients, client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut connections = self.clients.connections.lock();
-        if let Some(count) = connections.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                connections.remove(&self.client);
-            }
-        }
-    }
-}
-
-/// What one client has all of.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 /// Why a request is not let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -212,20 +163,6 @@ mod tests {
             burst: 3,
             ..Limits::STANDARD
         }
-    }
-
-    #[test]
-    fn a_client_has_so_many_connections_and_others_have_theirs() {
-        let clients = Arc::new(Clients::default());
-        let [one, beside, other] =
-            ["2001:db8::1", "2001:db8::2", "2001:db8:1::1"].map(|address| address.parse().unwrap());
-        let first = clients.admit(one, 2).unwrap();
-        let _second = clients.admit(beside, 2).unwrap();
-        assert!(clients.admit(one, 2).is_none());
-        let _third = clients.admit(other, 2).unwrap();
-        drop(first);
-        let _fourth = clients.admit(one, 2).unwrap();
-        assert_eq!(clients.connections.lock().len(), 2);
     }
 
     #[test]

@@ -16,13 +16,14 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tombolo_diag::log_limited;
+use tombolo_places::{Places, origin};
 
 use crate::acme::Acme;
 use crate::backend::Backend;
 use crate::forward::Forwarder;
 use crate::host::Base;
 use crate::identity::Identity;
-use crate::limits::{Clients, Limits};
+use crate::limits::Limits;
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -171,7 +172,7 @@ impl<B: Backend> Acceptor<B> {
     async fn accept(self, listener: TcpListener) {
         let this = Arc::new(self);
         let slots = Arc::new(Semaphore::new(this.limits.connections_max));
-        let clients = Arc::new(Clients::default());
+        let clients = Places::default();
         let shutdown = this.forwarder.shutdown.clone();
         let next = async || {
             let slot = Arc::clone(&slots).acquire_owned().await;
@@ -181,7 +182,7 @@ impl<B: Backend> Acceptor<B> {
             match accepted {
                 Ok((stream, client)) => {
                     let max = this.limits.client_connections_max;
-                    let Some(place) = clients.admit(client.ip(), max) else {
+                    let Some(place) = clients.take(origin(client.ip()), max) else {
                         log_limited!(debug, client = %client.ip(), "a client has too many connections");
                         continue;
                     };

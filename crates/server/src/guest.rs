@@ -1,5 +1,6 @@
 //! The server's way to one sandbox's guest agent, and which client speaks.
 
+mod chunk_writer;
 mod listen;
 mod process;
 mod stream;

@@ -13,11 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_diag::log_limited;
+use tombolo_places::Place;
 
 use crate::backend::{Backend, Key, Launch, Login, Program, Sandbox as _, Terminal};
 use crate::limits::Failure;
 use crate::pace::{Gauge, cost, pty_len, signal_len};
-use crate::places::Place;
 use crate::shared::{Common, Shared};
 use crate::waiting::Waiting;
 use crate::{forward, session};

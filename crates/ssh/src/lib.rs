@@ -16,7 +16,6 @@ mod forward;
 mod host_key;
 mod limits;
 mod pace;
-mod places;
 mod serve;
 mod session;
 mod shared;

@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tombolo_diag::log_limited;
+use tombolo_places::{Place, Places, origin};
 
 use crate::backend::Backend;
 use crate::connection::Connection;
 use crate::host_key::HostKey;
 use crate::limits::{Failures, Limits};
 use crate::pace::{Gauge, Paced};
-use crate::places::{Place, Places, origin};
 use crate::shared::{Common, over};
 
 /// How long to wait when the system has no descriptor for another connection.

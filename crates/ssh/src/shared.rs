@@ -9,11 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tombolo_places::Places;
 
 use crate::backend::{Backend, Sandbox as _};
 use crate::limits::{Failure, Failures, Limits};
 use crate::pace::Gauge;
-use crate::places::Places;
 
 /// What the tasks of one connection share.
 #[derive(Clone)]

@@ -4,24 +4,23 @@
 //! taken makes the writer wait.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
-use tokio_util::sync::PollSender;
-use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1;
 use tonic::Status;
 
 use super::GuestAgent;
+use super::chunk_writer::ChunkWriter;
 
 /// Chunks that wait for the connection to the node.
 const CHUNKS_MAX: usize = 4;
+
+/// The standard input of a process.
+pub(crate) type Input = ChunkWriter<v1::InputChunk>;
 
 /// A process that was started, and its streams.
 pub(crate) struct GuestProcess {
@@ -97,7 +96,10 @@ impl ProcessHandle {
                 tracing::debug!(%status, "a process takes no more input");
             }
         });
-        Input(PollSender::new(sender))
+        ChunkWriter::new(sender, |data| v1::InputChunk {
+            data,
+            ..v1::InputChunk::default()
+        })
     }
 
     pub(crate) async fn resize(&self, rows: u32, columns: u32) -> Result<(), Status> {
@@ -142,37 +144,5 @@ impl Drop for ProcessHandle {
                 }
             }
         });
-    }
-}
-
-/// The standard input of a process. Shutting it down, or dropping it, closes that.
-#[derive(Debug)]
-pub(crate) struct Input(PollSender<v1::InputChunk>);
-
-impl AsyncWrite for Input {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let closed = |_closed| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.0.poll_reserve(context)).map_err(closed)?;
-        let taken = bytes.get(..CHUNK_LEN_MAX).unwrap_or(bytes);
-        let chunk = v1::InputChunk {
-            data: Bytes::copy_from_slice(taken),
-            ..v1::InputChunk::default()
-        };
-        self.0.send_item(chunk).map_err(closed)?;
-        Poll::Ready(Ok(taken.len()))
-    }
-
-    /// What was written is on its way already.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.close();
-        Poll::Ready(Ok(()))
     }
 }

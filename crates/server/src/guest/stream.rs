@@ -6,7 +6,7 @@
 use std::io;
 use std::num::NonZero;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -15,14 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
-use tokio_util::sync::PollSender;
-use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1::dial_chunk::Part;
 use tombolo_guest_proto::v1::dial_target::To;
 use tombolo_guest_proto::v1::{DialChunk, DialTarget, OsError};
 use tonic::{Code, Status};
 
 use super::GuestAgent;
+use super::chunk_writer::ChunkWriter;
 
 /// Chunks that wait for the connection to the node.
 const CHUNKS_MAX: usize = 4;
@@ -94,7 +93,9 @@ impl GuestAgent {
         let data = answer.map(|chunk| chunk.map(|chunk| chunk.data).map_err(io::Error::other));
         Ok(GuestStream {
             reader: StreamReader::new(data.boxed()),
-            writer: PollSender::new(sender),
+            writer: ChunkWriter::new(sender, |data| DialChunk {
+                part: Some(Part::Data(data)),
+            }),
         })
     }
 }
@@ -102,7 +103,7 @@ impl GuestAgent {
 /// Both directions of a connection. Each ends by itself; dropping it ends both.
 pub(crate) struct GuestStream {
     reader: StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>,
-    writer: PollSender<DialChunk>,
+    writer: ChunkWriter<DialChunk>,
 }
 
 impl std::fmt::Debug for GuestStream {
@@ -127,22 +128,14 @@ impl AsyncWrite for GuestStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let closed = |_closed| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.writer.poll_reserve(context)).map_err(closed)?;
-        let taken = bytes.get(..CHUNK_LEN_MAX).unwrap_or(bytes);
-        let part = Part::Data(Bytes::copy_from_slice(taken));
-        let chunk = DialChunk { part: Some(part) };
-        self.writer.send_item(chunk).map_err(closed)?;
-        Poll::Ready(Ok(taken.len()))
+        Pin::new(&mut self.writer).poll_write(context, bytes)
     }
 
-    /// What was written is on its way already.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer.close();
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(context)
     }
 }

@@ -1,4 +1,5 @@
-//! Shares the gateway out, so that nobody holds all of it.
+//! Shares a gateway out among who comes, so that nobody holds all of it. The ingress and the
+//! SSH gateway count the same way.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// One host has a whole IPv6 network of 64 bits (RFC 4291, section 2.5.4) to call from.
-pub(crate) fn origin(address: IpAddr) -> IpAddr {
+pub fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -17,7 +18,7 @@ pub(crate) fn origin(address: IpAddr) -> IpAddr {
 
 /// Counts places that are taken, by who has them. Clones are one.
 #[derive(Debug)]
-pub(crate) struct Places<K>(Arc<Mutex<HashMap<K, usize>>>);
+pub struct Places<K>(Arc<Mutex<HashMap<K, usize>>>);
 
 impl<K> Default for Places<K> {
     fn default() -> Self {
@@ -27,7 +28,7 @@ impl<K> Default for Places<K> {
 
 impl<K: Clone + Eq + Hash> Places<K> {
     /// A place until it is dropped; nothing when that one has `max` already.
-    pub(crate) fn take(&self, owner: K, max: usize) -> Option<Place<K>> {
+    pub fn take(&self, owner: K, max: usize) -> Option<Place<K>> {
         let mut taken = self.0.lock();
         let count = taken.get(&owner).copied().unwrap_or_default();
         if count >= max {
@@ -41,8 +42,9 @@ impl<K: Clone + Eq + Hash> Places<K> {
     }
 }
 
+/// One place that is taken, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place<K: Clone + Eq + Hash> {
+pub struct Place<K: Clone + Eq + Hash> {
     owner: K,
     all: Arc<Mutex<HashMap<K, usize>>>,
 }
@@ -73,6 +75,20 @@ mod tests {
         assert!(places.take("one", 2).is_none());
         drop((second, third, other));
         assert!(places.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_client_has_so_many_places_and_others_have_theirs() {
+        let places = Places::default();
+        let [one, beside, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:1::1"]
+            .map(|address| origin(address.parse().unwrap()));
+        let first = places.take(one, 2).unwrap();
+        let _second = places.take(beside, 2).unwrap();
+        assert!(places.take(one, 2).is_none());
+        let _third = places.take(other, 2).unwrap();
+        drop(first);
+        let _fourth = places.take(one, 2).unwrap();
+        assert_eq!(places.0.lock().len(), 2);
     }
 
     #[test]
