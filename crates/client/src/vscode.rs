@@ -82,7 +82,7 @@ impl VscodeCommand {
         self
     }
 
-    /// Something for `settings.json`.
+    /// Sets a key of `settings.json`, and leaves the others.
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         let settings = self.params.editor_settings.get_or_insert_default();
         settings.insert(key.into(), value.into());

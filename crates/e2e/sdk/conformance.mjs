@@ -316,11 +316,17 @@ row("sandbox.exposeSsh", async () => {
 row("sandbox.exposeVscode", async () => {
   const editorSettings = { "editor.fontSize": 20 };
   const options = { env: { MINE: "1" }, editorSettings, disableStopButton: true };
+  const settings = "/home/app/.local/share/code-server/User/settings.json";
+  await fs.mkdir("/home/app/.local/share/code-server/User", { recursive: true });
+  await fs.writeTextFile(settings, "no settings");
+  const refusal = await errorOf(sb.exposeVscode("/home/app", options));
+  assert.match(String(refusal), /left as they are.*line 1/);
+  await fs.writeTextFile(settings, '{\n  // Mine.\n  "files.eol": "auto",\n}\n');
   const code = await sb.exposeVscode("/home/app", options);
   const page = await visit(`${code.url}/?folder=/home/app`);
   assert.match(page.body, /vscode-workbench-web-configuration/);
-  const settings = await fs.readTextFile("/home/app/.local/share/code-server/User/settings.json");
-  assert.equal(JSON.parse(settings)["editor.fontSize"], 20);
+  const expected = '{\n  // Mine.\n  "files.eol": "auto",\n  "editor.fontSize": 20\n}\n';
+  assert.equal(await fs.readTextFile(settings), expected);
   // The SDK gives VS Code its own token, which must not be anywhere in the sandbox.
   const look = `cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | sort -u`;
   const seen = (await shellText(`sudo sh -c "${look}"`)).split("\n");

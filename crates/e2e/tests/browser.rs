@@ -122,6 +122,21 @@ async fn a_file_is_edited_saved_and_run_in_vscode() {
     with_world(LIMIT, edits).await;
 }
 
+/// The editor that runs has one public address, however often it is asked for.
+async fn found_again(world: &World, id: &str) -> anyhow::Result<()> {
+    let code = ["sandbox", "code", id, "/home/app/./project"];
+    let first = world.tombolo(code).run().await?.stdout_text();
+    let second = world.tombolo(code).run().await?.stdout_text();
+    ensure!(
+        first == second && first.starts_with("https://"),
+        "{first} {second}"
+    );
+    let count = world.shell_text(id, "pgrep --parent 1 --full --count [c]ode-server/out/node");
+    let count = count.await?;
+    ensure!(count == "1", "{count} editors");
+    Ok(())
+}
+
 async fn edits(world: Arc<World>) -> anyhow::Result<()> {
     let browser = Browser::install(&world).await?;
     let id = world.create().await?;
@@ -134,6 +149,7 @@ async fn edits(world: Arc<World>) -> anyhow::Result<()> {
     let shown = world.tombolo(code).arg(preview).run().await?.stdout_text();
     let address = shown.trim();
     ensure!(address.contains("/?tombolo_access="), "{address}");
+    found_again(&world, &id).await?;
     let screenshot = workspace().join(SCREENSHOT);
     let screenshot = match std::env::var_os("UPDATE") {
         Some(_) => screenshot.to_str().context("a path is text")?,

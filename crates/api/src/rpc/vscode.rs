@@ -26,7 +26,8 @@ pub struct VscodeParams {
     /// Leave the button that stops VS Code away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disable_stop_button: Option<bool>,
-    /// What `settings.json` is to say, over our own defaults.
+    /// Keys of `settings.json` to set. The rest of the file stays; where there is none,
+    /// it is made of our own defaults and these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub editor_settings: Option<Map<String, Value>>,
 }

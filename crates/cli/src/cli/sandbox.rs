@@ -247,6 +247,7 @@ pub(crate) struct SshArgs {
 Whoever knows the address has the sandbox, unless it is --private. It runs until the sandbox ends or
 it is stopped by its button. The machine needs \"tombolo setup --with-vscode\" once. Extensions come
 from open-vsx.org, which the sandbox has to be allowed to reach, or from .vsix files in the sandbox.
+Where VS Code has the folder open already, no other is started, unless with extensions or a preview.
 
 Examples:
   tombolo sandbox code sbx_ord_0123456789abcdefghjk

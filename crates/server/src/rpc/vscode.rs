@@ -4,10 +4,12 @@
 //! (docs/design/0016-vscode.md). It listens on the sandbox's loopback and lets
 //! everybody in: what keeps others out is the name by which its port is exposed.
 
+mod merge;
+mod settings;
+
 use std::num::NonZero;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tombolo_api::rpc::{ErrorObject, Stdio, VscodeParams, VscodeResult};
@@ -18,7 +20,7 @@ use super::call::Call;
 use super::fault::CallError;
 use super::guest_call::{Repeat, guest_call};
 use super::reply::Reply;
-use super::{deno, processes, signals, write};
+use super::{deno, processes, signals};
 use crate::guest::GuestAgent;
 
 const NODE: &str = "/usr/local/bin/node";
@@ -27,7 +29,6 @@ const ENTRY: &str = "/usr/local/lib/code-server/out/node/entry.js";
 const CONFIG: &str = "/usr/local/lib/code-server/config.yaml";
 /// Everything that VS Code keeps.
 const DATA: &str = "/home/app/.local/share/code-server";
-const SETTINGS: &str = "/home/app/.local/share/code-server/User/settings.json";
 
 /// The JavaScript SDK puts its own token here; code in a sandbox must not have it.
 const TOKEN_VARIABLE: &str = "DENO_DEPLOY_SANDBOX_TOKEN";
@@ -49,8 +50,8 @@ pub(super) async fn start(call: &Call) -> Result<Reply, CallError> {
     let params: VscodeParams = call.params()?;
     check_extensions(params.extensions.as_deref().unwrap_or_default())?;
     check_installed(call).await?;
-    let folder = folder(call, &params.path).await?;
-    settle(call, params.editor_settings.clone()).await?;
+    let folder = real_path(call, &params.path).await?;
+    settings::settle(call, params.editor_settings.as_ref()).await?;
     install_extensions(call, &params).await?;
 
     let args = [
@@ -99,8 +100,8 @@ fn check_extensions(extensions: &[String]) -> Result<(), CallError> {
 /// Says what to do where there is no VS Code.
 async fn check_installed(call: &Call) -> Result<(), CallError> {
     match find(call, ENTRY).await {
-        Ok(()) => Ok(()),
-        Err(status) if OsError::from_status(&status).is_some_and(|error| error.errno == ENOENT) => {
+        Ok(_entry) => Ok(()),
+        Err(status) if is_missing(&status) => {
             let words = "This sandbox has no VS Code: run \"tombolo setup --with-vscode\" on the \
                          machine that runs it, start \"tombolo up\" anew, and create another sandbox";
             Err(ErrorObject::new("NotSupported", words).into())
@@ -109,7 +110,7 @@ async fn check_installed(call: &Call) -> Result<(), CallError> {
     }
 }
 
-async fn find(call: &Call, path: &str) -> Result<(), Status> {
+async fn find(call: &Call, path: &str) -> Result<v1::FileInfo, Status> {
     let request = v1::StatRequest {
         path: path.to_owned(),
         follow_symlinks: true,
@@ -120,12 +121,16 @@ async fn find(call: &Call, path: &str) -> Result<(), Status> {
         request,
         |mut agent, request| async move { agent.stat(request).await },
     )
-    .await?;
-    Ok(())
+    .await
 }
 
-/// The folder to open, as a path that is one wherever VS Code looks from.
-async fn folder(call: &Call, path: &str) -> Result<String, CallError> {
+/// What it is, where there is no such file.
+fn is_missing(status: &Status) -> bool {
+    OsError::from_status(status).is_some_and(|error| error.errno == ENOENT)
+}
+
+/// A path that is one wherever VS Code looks from, and that has no links.
+async fn real_path(call: &Call, path: &str) -> Result<String, CallError> {
     let request = v1::PathRequest {
         path: path.to_owned(),
     };
@@ -133,49 +138,6 @@ async fn folder(call: &Call, path: &str) -> Result<String, CallError> {
         agent.real_path(request).await
     });
     Ok(real.await?.path)
-}
-
-/// Writes the settings that a client asks for, and ours where there are none. What a
-/// person chose in VS Code stays.
-async fn settle(call: &Call, asked: Option<Map<String, Value>>) -> Result<(), CallError> {
-    if asked.is_none() && find(call, SETTINGS).await.is_ok() {
-        return Ok(());
-    }
-    let text = settings(asked.unwrap_or_default())?;
-    let directory = SETTINGS.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let request = v1::MkdirRequest {
-        path: directory.to_owned(),
-        recursive: true,
-        mode: None,
-    };
-    call.guest(request, |mut agent, request| async move {
-        agent.mkdir(request).await
-    })
-    .await?;
-    write::whole(call, SETTINGS, text.as_bytes()).await
-}
-
-/// Our defaults and over them what a client wants. VS Code offers assistants that need
-/// an account, and asks hosts that few policies allow.
-fn settings(asked: Map<String, Value>) -> Result<String, CallError> {
-    let mut settings = Map::new();
-    for (name, value) in [
-        ("chat.disableAIFeatures", json!(true)),
-        ("extensions.autoCheckUpdates", json!(false)),
-        ("extensions.autoUpdate", json!("off")),
-        ("telemetry.telemetryLevel", json!("off")),
-        ("workbench.enableExperiments", json!(false)),
-        (
-            "workbench.secondarySideBar.defaultVisibility",
-            json!("hidden"),
-        ),
-        ("workbench.startupEditor", json!("none")),
-        ("workbench.tips.enabled", json!(false)),
-    ] {
-        settings.insert(name.to_owned(), value);
-    }
-    settings.extend(asked);
-    serde_json::to_string_pretty(&settings).map_err(CallError::Unwritable)
 }
 
 async fn install_extensions(call: &Call, params: &VscodeParams) -> Result<(), CallError> {
@@ -316,6 +278,8 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn params(json: &Value) -> VscodeParams {
@@ -347,16 +311,6 @@ mod tests {
             let request = code(&params, Vec::new());
             assert_eq!(request.env.contains_key(STOP_BUTTON_VARIABLE), has_button);
         }
-    }
-
-    #[test]
-    fn what_a_client_wants_wins_over_our_settings() {
-        let asked = json!({"workbench.startupEditor": "readme", "editor.fontSize": 20});
-        let text = settings(asked.as_object().unwrap().clone()).unwrap();
-        let settings: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(settings["workbench.startupEditor"], "readme");
-        assert_eq!(settings["editor.fontSize"], 20);
-        assert_eq!(settings["telemetry.telemetryLevel"], "off");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) processes: Mutex<BTreeMap<i32, Process>>,
     /// What `read_file` gives.
     pub(super) files: Mutex<HashMap<String, Vec<u8>>>,
+    /// What `stat` does not find.
+    pub(super) missing: Mutex<BTreeSet<String>>,
     /// What `write_file` got.
     pub(super) written: Mutex<BTreeMap<String, Written>>,
     /// Chunks the guest is willing to take from `write_file` and `input`.
@@ -64,6 +66,7 @@ impl Default for State {
             failures: Mutex::default(),
             processes: Mutex::default(),
             files: Mutex::default(),
+            missing: Mutex::default(),
             written: Mutex::default(),
             appetite: Semaphore::new(Semaphore::MAX_PERMITS),
             supply: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -483,6 +486,14 @@ agent_service! {
             Err(Status::unimplemented("nothing changes here"))
         }
 
+        async fn stat(&self, request: Request<v1::StatRequest>) -> Answer<v1::FileInfo> {
+            self.record("stat", request.get_ref())?;
+            if self.state.missing.lock().contains(&request.get_ref().path) {
+                return Err(os_error(2, "stat"));
+            }
+            Ok(Response::new(file_info()))
+        }
+
         async fn read_file(&self, request: Request<v1::PathRequest>) -> Answer<Self::ReadFileStream> {
             self.record("read_file", request.get_ref())?;
             let files = self.state.files.lock();
@@ -628,7 +639,6 @@ agent_service! {
         remove(RemoveRequest) -> v1::Empty {}, Empty;
         mkdir(MkdirRequest) -> v1::Empty {}, Empty;
         rename(TwoPathsRequest) -> v1::Empty {}, Empty;
-        stat(StatRequest) -> file_info(), FileInfo;
         chmod(ChmodRequest) -> v1::Empty {}, Empty;
         chown(ChownRequest) -> v1::Empty {}, Empty;
         copy_file(TwoPathsRequest) -> v1::Empty {}, Empty;

@@ -1,6 +1,6 @@
 //! VS Code: what is asked of the guest, and what a client is told.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tombolo_testkit::eventually;
 
 use super::agent::FIRST_PID;
@@ -9,13 +9,15 @@ use crate::guest::Dialect;
 
 const ENTRY: &str = "/usr/local/lib/code-server/out/node/entry.js";
 const SETTINGS: &str = "/home/app/.local/share/code-server/User/settings.json";
+/// Where the agent of these tests makes temporary files.
+const NEW: &str = "/tmp/x";
 
 #[tokio::test]
 async fn the_answer_comes_when_it_listens_and_the_sdks_token_stays_here() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
     let params = json!({
-        "path": "project", "extensions": [], "editorSettings": {"editor.fontSize": 20},
+        "path": "project", "extensions": [],
         "env": {"DENO_DEPLOY_SANDBOX_TOKEN": "ddo_secret", "MINE": "1"},
     });
     let started = client.ok("vscode", params).await;
@@ -29,22 +31,90 @@ async fn the_answer_comes_when_it_listens_and_the_sdks_token_stays_here() {
         "{spawned:?}"
     );
     assert!(!spawned[0].contains("ddo_secret"), "{spawned:?}");
-    let settings = harness.agent.state.written.lock()[SETTINGS].bytes.clone();
-    let settings = String::from_utf8(settings).unwrap();
-    assert!(settings.contains(r#""editor.fontSize": 20"#), "{settings}");
-
     let kill = json!({"pid": FIRST_PID, "vscode": true});
     client.ok("processKill", kill.clone()).await;
     let ended = client.ok("processWait", kill).await;
     assert_eq!(ended["code"], 143);
 }
 
+/// The settings that one call leaves, where it wrote them, and the paths of the rename.
+async fn settle(harness: &Harness, asked: &Value) -> (String, String) {
+    let mut client = harness.connect().await;
+    let params = json!({"path": "/", "editorSettings": asked});
+    client.ok("vscode", params).await;
+    let written = harness.agent.written(NEW);
+    let renamed = harness.agent.calls("rename").concat();
+    (String::from_utf8(written.bytes).unwrap(), renamed)
+}
+
 #[tokio::test]
-async fn settings_that_are_there_stay_unless_others_are_asked_for() {
+async fn only_the_settings_that_are_asked_for_change() {
+    let harness = Harness::new(Dialect::JavaScript).await;
+    let (written, renamed) = settle(&harness, &json!(null)).await;
+    assert_eq!((written.as_str(), renamed.as_str()), ("", ""));
+
+    let theirs = "{\n  // Mine.\n  \"editor.fontSize\": 12,\n  \"files.eol\": \"\\n\",\n}\n";
+    harness.agent.put_file("/real", theirs.into());
+    let asked = json!({"editor.fontSize": 20});
+    let (written, renamed) = settle(&harness, &asked).await;
+    assert_eq!(written, theirs.replace("12", "20"));
+    assert!(
+        renamed.contains(NEW) && renamed.contains("/real"),
+        "{renamed}"
+    );
+}
+
+#[tokio::test]
+async fn settings_that_are_not_there_are_made_of_our_defaults() {
+    let harness = Harness::new(Dialect::JavaScript).await;
+    let missing = &harness.agent.state.missing;
+    missing.lock().insert(SETTINGS.to_owned());
+    let asked = json!({"editor.fontSize": 20});
+    let (written, renamed) = settle(&harness, &asked).await;
+    let made: Value = serde_json::from_str(&written).unwrap();
+    assert_eq!(made["editor.fontSize"], 20);
+    assert_eq!(made["telemetry.telemetryLevel"], "off");
+    assert!(
+        renamed.contains(NEW) && renamed.contains(SETTINGS),
+        "{renamed}"
+    );
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_read_are_left_and_told() {
     let harness = Harness::new(Dialect::JavaScript).await;
     let mut client = harness.connect().await;
-    client.ok("vscode", json!({"path": "/"})).await;
+    let params = json!({"path": "/", "editorSettings": {"a": 1}});
+    for (theirs, why) in [
+        (b"{\"a\" 1}".to_vec(), "on line 1 column"),
+        (b"[1]".to_vec(), "not an object"),
+        (b"\xff".to_vec(), "not UTF-8"),
+        (vec![b' '; (1 << 20) + 1], "larger than a mebibyte"),
+    ] {
+        harness.agent.put_file("/real", theirs);
+        let error = client.error("vscode", params.clone()).await;
+        assert_eq!(error["constructorName"], "InvalidData");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains(why) && message.contains(SETTINGS),
+            "{message}"
+        );
+    }
     assert!(harness.agent.state.written.lock().is_empty());
+    assert!(harness.agent.calls("spawn").is_empty());
+}
+
+#[tokio::test]
+async fn settings_that_do_not_fit_on_the_disk_leave_the_old_ones() {
+    let harness = Harness::new(Dialect::JavaScript).await;
+    let mut client = harness.connect().await;
+    harness.agent.put_file("/real", b"{}".to_vec());
+    harness.agent.fail("write_file", 28);
+    let params = json!({"path": "/", "editorSettings": {"a": 1}});
+    client.error("vscode", params).await;
+    assert!(harness.agent.calls("rename").is_empty());
+    let removed = harness.agent.calls("remove").concat();
+    assert!(removed.contains(NEW), "{removed}");
 }
 
 #[tokio::test]
