@@ -157,7 +157,7 @@ fn emulator(disk: &disk::Disk) -> Command {
     );
     disk.engine_tool("usr/bin/qemu-system-x86_64")
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-display", "none", "-machine", "q35", "-smp", "2"])
+        .args(["-display", "none", "-machine", "q35", "-smp", "1"])
         .args(["-accel", "tcg,tb-size=512", "-cpu", "EPYC,+svm,+npt"])
         .args(["-m", &OUTER_MEMORY_MIB.to_string(), "-serial", "stdio"])
         .arg("-L")

@@ -3,13 +3,15 @@
 
 use crate::agent_channel;
 use crate::artefacts::Artefacts;
-use crate::launch::{Launch, StartVmError, give, random_uid, read_output};
+use crate::launch::{Launch, StartVmError, give, random_uid};
+use crate::machine::QemuVm;
 use crate::monitor::Monitor;
 use crate::probe::{self, IsolationChoice, ProbeError, Verdict};
 use crate::qemu::{Isolation, Shape, Start};
 use crate::template::{BuildTemplateError, Template, Templates};
 use crate::usage::Usage;
 use crate::vm::{DISK_FILE, FILES_DIR, Record, Vm, VmError, VmId, reap, start_ticks};
+use crate::words::LastWords;
 use prost::Message;
 use std::collections::HashMap;
 use std::future::Future;
@@ -19,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tombolo_diag::in_one_line;
 use tombolo_guest_proto::v1::PersonalizeRequest;
 use tombolo_ids::SandboxId;
 use tombolo_net::{HeldSlot, MakeSlotError, Slot, SlotPool, TakeSlotError};
@@ -74,6 +75,8 @@ pub trait Machine: Send + Sync + 'static {
     fn agent(&self) -> Channel;
     /// Answers when it has ended by itself.
     fn ended(&self) -> impl Future<Output = ()> + Send;
+    /// What is known of the end, once it has ended by itself.
+    fn last_words(&self) -> LastWords;
     /// What it uses now.
     fn usage(&self) -> Usage;
     /// Weighs it anew against the others, by what it used since the last time:
@@ -96,10 +99,10 @@ pub enum LaunchError {
     #[error("cannot keep a VM")]
     Keep(#[from] VmError),
     /// QEMU ended instead of restoring.
-    #[error("QEMU ended instead of restoring a VM: {words}")]
+    #[error("QEMU ended instead of restoring a VM: {last}")]
     Ended {
-        /// What it wrote.
-        words: String,
+        /// What it left.
+        last: LastWords,
     },
     /// The restored guest does not answer.
     #[error("a restored guest does not answer")]
@@ -280,7 +283,7 @@ impl QemuEngine {
             agent: agent_channel::channel(&dir, None),
             vm,
             slot: Some(Arc::new(slot)),
-            output: Some(started.output),
+            words: Some(started.words),
         })
     }
 
@@ -310,7 +313,7 @@ impl QemuEngine {
                 )),
             },
             () = machine.ended() => Err(LaunchError::Ended {
-                words: machine.output.as_ref().map(read_output).unwrap_or_default(),
+                last: machine.last_words(),
             }),
         }?;
         machine.agent = agent_channel::channel(dir, Some(opened));
@@ -370,6 +373,8 @@ impl Engine for QemuEngine {
         match self.restore(&mut machine, &identity).await {
             Ok(()) => Ok(machine),
             Err(error) => {
+                let last = machine.last_words();
+                tracing::warn!(vm = id.as_str(), %last, "a VM does not come up and is removed");
                 machine.vm.destroy().await?;
                 Err(error)
             }
@@ -391,83 +396,6 @@ impl Engine for QemuEngine {
             }
         }
         Ok(adopted)
-    }
-}
-
-/// A VM run by QEMU.
-#[derive(Debug)]
-pub struct QemuVm {
-    vm: Vm,
-    agent: Channel,
-    slot: Option<Arc<HeldSlot>>,
-    /// What QEMU wrote, while this process is the one that started it.
-    output: Option<std::os::fd::OwnedFd>,
-}
-
-impl QemuVm {
-    /// A VM that an earlier run started. Without its network it still runs.
-    fn adopted(vm: Vm) -> Self {
-        let slot = vm.find_slot().map(Arc::new);
-        if let Err(error) = &slot {
-            tracing::error!(
-                error = in_one_line(error),
-                vm = vm.id.as_str(),
-                "the network of a VM is lost"
-            );
-        }
-        Self {
-            agent: agent_channel::channel(&vm.dir, None),
-            vm,
-            slot: slot.ok(),
-            output: None,
-        }
-    }
-}
-
-impl Machine for QemuVm {
-    fn memory_mib(&self) -> u32 {
-        self.vm.record.memory_mib
-    }
-
-    fn owner(&self) -> Option<(&SandboxId, i64)> {
-        let record = &self.vm.record;
-        let sandbox = record.sandbox.as_ref()?;
-        Some((sandbox, record.deadline_unix_millis))
-    }
-
-    fn set_owner(&mut self, sandbox: &SandboxId, deadline_unix_millis: i64) -> io::Result<()> {
-        self.vm.record.sandbox = Some(sandbox.clone());
-        self.vm.record.deadline_unix_millis = deadline_unix_millis;
-        self.vm.save().map_err(io::Error::other)
-    }
-
-    fn network(&self) -> Option<Arc<HeldSlot>> {
-        self.slot.clone()
-    }
-
-    fn agent(&self) -> Channel {
-        self.agent.clone()
-    }
-
-    async fn ended(&self) {
-        if let Err(error) = self.vm.ended().await {
-            tracing::error!(%error, vm = self.vm.id.as_str(), "cannot watch a VM");
-        }
-    }
-
-    fn usage(&self) -> Usage {
-        self.vm.usage()
-    }
-
-    fn balance(&mut self) {
-        if let Err(error) = self.vm.balance() {
-            // Its group goes when it ends; otherwise it keeps the old weight.
-            tracing::debug!(%error, vm = self.vm.id.as_str(), "cannot weigh a VM");
-        }
-    }
-
-    async fn destroy(self) -> io::Result<()> {
-        self.vm.destroy().await.map_err(io::Error::other)
     }
 }
 

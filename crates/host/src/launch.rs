@@ -9,6 +9,7 @@ use crate::qemu::{
     self, BootPaths, JAIL_IMAGE, JAIL_SANDBOX, JAIL_TEMPLATE, QEMU_PROGRAM, Shape, Start,
 };
 use crate::short_path;
+use crate::words::Words;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -22,8 +23,6 @@ const UID_COUNT: u32 = 1 << 24;
 const CPU_PERCENT_OVERHEAD: u32 = 50;
 /// Threads of one VM: its processors, its main loop, its disk workers.
 const PROCESS_COUNT_MAX: u32 = 256;
-/// The part of QEMU's own complaints that is kept, in memory.
-const OUTPUT_BYTES_MAX: u64 = 16 * 1024;
 
 /// Why a VM's process could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +64,7 @@ pub(crate) struct Launch<'a> {
 pub(crate) struct Started {
     pub(crate) jailed: Jailed,
     pub(crate) cgroup: Cgroup,
-    pub(crate) output: OwnedFd,
+    pub(crate) words: Words,
 }
 
 /// A user number for a new VM. Two VMs of the same number would still be in
@@ -92,7 +91,7 @@ impl Launch<'_> {
             process_count: PROCESS_COUNT_MAX,
         };
         let cgroup = Cgroup::create(self.name, limits)?;
-        let output = bounded_output()?;
+        let (words, writers) = Words::new()?;
         let jailed = jail::spawn(JailSpec {
             root: self.artefacts.engine_root.clone(),
             binds: self.binds(),
@@ -104,12 +103,13 @@ impl Launch<'_> {
             args: qemu::arguments(self.shape, &self.start),
             // In the order of the constants in `qemu`.
             descriptors: vec![agent.into(), monitor.into(), tap],
-            output: output.try_clone()?,
+            stdout: writers.console,
+            stderr: writers.emulator,
         })?;
         Ok(Started {
             jailed,
             cgroup,
-            output,
+            words,
         })
     }
 
@@ -156,24 +156,4 @@ pub(crate) fn boot_paths(artefacts: &Artefacts) -> BootPaths {
         kernel: Path::new("/").join(kernel).to_string_lossy().into_owned(),
         initramfs: format!("{JAIL_TEMPLATE}/{initramfs}"),
     }
-}
-
-/// A bounded file in memory for what QEMU complains about: a guest can make it
-/// complain without end.
-fn bounded_output() -> io::Result<OwnedFd> {
-    use rustix::fs::{MemfdFlags, SealFlags};
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let output = rustix::fs::memfd_create(c"qemu-output", flags)?;
-    rustix::fs::ftruncate(&output, OUTPUT_BYTES_MAX)?;
-    rustix::fs::fcntl_add_seals(&output, SealFlags::GROW | SealFlags::SHRINK)?;
-    Ok(output)
-}
-
-/// What QEMU has written so far.
-pub(crate) fn read_output(output: &OwnedFd) -> String {
-    let mut bytes = vec![0; usize::try_from(OUTPUT_BYTES_MAX).unwrap_or(0)];
-    let count = rustix::io::pread(output, &mut bytes, 0).unwrap_or(0);
-    bytes.truncate(count);
-    let text = String::from_utf8_lossy(&bytes);
-    text.trim_end_matches(['\0', '\n']).to_owned()
 }

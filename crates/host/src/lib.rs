@@ -9,6 +9,7 @@ mod artefacts;
 mod cgroup;
 mod engine;
 mod launch;
+mod machine;
 mod monitor;
 mod probe;
 mod processor;
@@ -17,16 +18,19 @@ mod short_path;
 mod template;
 mod usage;
 mod vm;
+mod words;
 
 pub use artefacts::{Artefacts, LoadArtefactsError};
 pub use cgroup::{CgroupError, remove_empty_parent};
 pub use engine::{
-    AdoptError, Engine, EngineConfig, LaunchError, Machine, QemuEngine, QemuVm, StartEngineError,
+    AdoptError, Engine, EngineConfig, LaunchError, Machine, QemuEngine, StartEngineError,
 };
 pub use launch::StartVmError;
+pub use machine::QemuVm;
 pub use monitor::MonitorError;
 pub use probe::{IsolationChoice, ProbeError};
 pub use qemu::Isolation;
 pub use template::BuildTemplateError;
 pub use usage::Usage;
 pub use vm::{VmError, VmId};
+pub use words::{Exit, LastWords};

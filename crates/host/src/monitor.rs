@@ -1,6 +1,6 @@
-//! QEMU's monitor (QMP): start a restore, save a template, read the console.
+//! QEMU's monitor (QMP): start a restore, save a template, ask whether KVM gave up.
 //!
-//! Five commands of a line-based JSON protocol; a generated client of the whole
+//! Six commands of a line-based JSON protocol; a generated client of the whole
 //! schema would be a hundred times this (see `docs/design/dependencies.md`).
 
 use crate::short_path;
@@ -16,7 +16,6 @@ pub(crate) const MONITOR_SOCKET: &str = "monitor.sock";
 /// The longest line QEMU may send us.
 const LINE_LEN_MAX: u64 = 1024 * 1024;
 const MIGRATION_POLL_INTERVAL: Duration = Duration::from_millis(2);
-const CONSOLE_READ_BYTES: u32 = 16_384;
 
 /// Why a monitor command did not work.
 #[derive(Debug, thiserror::Error)]
@@ -112,13 +111,6 @@ impl Monitor {
             Err(MonitorError::Io(_)) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    /// What the guest wrote on its console since the last call.
-    pub(crate) async fn read_console(&mut self) -> Result<String, MonitorError> {
-        let arguments = json!({ "device": "console", "size": CONSOLE_READ_BYTES });
-        let text = self.execute("ringbuf-read", arguments).await?;
-        Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
     async fn execute(

@@ -23,8 +23,6 @@ pub(crate) const TAP_DESCRIPTOR: i32 = 5;
 const TRANSLATION_BUFFER_MIB: u32 = 128;
 /// What QEMU needs beside the guest's memory, at most.
 const OVERHEAD_MIB: u32 = 384;
-/// The part of the guest's console that is kept, for diagnosing a boot.
-const CONSOLE_BYTES: u32 = 65_536;
 
 /// What separates a guest from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,10 +129,8 @@ pub(crate) fn arguments(shape: Shape, start: &Start) -> Vec<OsString> {
 }
 
 fn add_devices(add: &mut impl FnMut(&str, String)) {
-    add(
-        "-chardev",
-        format!("ringbuf,id=console,size={CONSOLE_BYTES}"),
-    );
+    // Its standard output, on which QEMU itself writes nothing.
+    add("-chardev", "stdio,id=console,signal=off".to_owned());
     add("-serial", "chardev:console".to_owned());
     add("-chardev", socket("monitor", MONITOR_SOCKET_DESCRIPTOR));
     add("-mon", "chardev=monitor,mode=control".to_owned());

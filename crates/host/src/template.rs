@@ -13,6 +13,7 @@ use crate::monitor::MonitorError;
 use crate::processor;
 use crate::qemu::{self, JAIL_TEMPLATE, Shape, Start};
 use crate::vm::{self, VmError};
+use crate::words::LastWords;
 use build::{Build, PREWARM_COMMANDS, is_under_way};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -58,21 +59,21 @@ pub enum BuildTemplateError {
     #[error("cannot clean up after the VM of a template")]
     CleanUp(#[from] VmError),
     /// The guest did not come up.
-    #[error("the guest did not boot within {seconds} s; its console ends: {console}")]
+    #[error("the guest did not boot within {seconds} s: {last}")]
     NoAgent {
         /// How long it was given.
         seconds: u64,
-        /// The last of what its kernel wrote.
-        console: String,
+        /// What it left.
+        last: LastWords,
     },
     /// The agent's channel broke although the VM runs.
     #[error("the channel to the guest's agent broke")]
     Channel(#[source] io::Error),
     /// QEMU ended during the boot.
-    #[error("QEMU ended during the boot: {words}")]
+    #[error("QEMU ended during the boot: {last}")]
     Ended {
-        /// What it wrote.
-        words: String,
+        /// What it left.
+        last: LastWords,
     },
     /// The agent refused.
     #[error("the agent in the guest failed")]

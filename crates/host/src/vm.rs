@@ -5,9 +5,11 @@
 use crate::cgroup::{Balance, Cgroup, CgroupError};
 use crate::qemu::{Isolation, TAP_DESCRIPTOR};
 use crate::usage::{self, Usage};
+use crate::words::Exit;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use tokio::io::unix::AsyncFd;
 use tombolo_ids::SandboxId;
@@ -132,6 +134,11 @@ impl Vm {
         Ok(())
     }
 
+    /// How the process ended, if it has and is this one's child.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        exit(self.pidfd.get_ref())
+    }
+
     /// Finds the network slot of the running process again.
     pub(crate) fn find_slot(&self) -> Result<HeldSlot, FindNamespaceError> {
         HeldSlot::of_vm(self.pidfd.get_ref(), TAP_DESCRIPTOR)
@@ -159,6 +166,15 @@ impl Vm {
         self.cgroup.remove().await?;
         Ok(())
     }
+}
+
+/// How a child of this process ended, if it has.
+pub(crate) fn exit(pidfd: &OwnedFd) -> Option<Exit> {
+    // Looked at only: whoever destroys the VM collects the child.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let status = waitid(WaitId::PidFd(pidfd.as_fd()), options).ok()??;
+    let code = status.exit_status().map(Exit::Code);
+    code.or_else(|| status.terminating_signal().map(Exit::Signal))
 }
 
 /// Watches a process through its pidfd, which is readable once it has ended.

@@ -18,7 +18,7 @@ use tombolo_guest_proto::v1::{
     OutputRequest, PersonalizeRequest, SpawnRequest, Stdio, WaitReply, WaitRequest,
 };
 use tombolo_host::{
-    Artefacts, Engine, EngineConfig, Isolation, IsolationChoice, Machine, QemuEngine, QemuVm,
+    Artefacts, Engine, EngineConfig, Exit, Isolation, IsolationChoice, Machine, QemuEngine, QemuVm,
 };
 use tombolo_ids::{Region, SandboxId};
 use tombolo_net::HeldSlot;
@@ -117,8 +117,13 @@ async fn run(machine: &impl Machine, script: &str) -> (WaitReply, String) {
     };
     let mut chunks = agent.output(request).await.unwrap().into_inner();
     let mut output = Vec::new();
-    while let Some(chunk) = timeout(PATIENCE, chunks.message()).await.unwrap().unwrap() {
-        output.extend_from_slice(&chunk.data);
+    loop {
+        match timeout(PATIENCE, chunks.message()).await.unwrap() {
+            Ok(Some(chunk)) => output.extend_from_slice(&chunk.data),
+            Ok(None) => break,
+            // What a VM says when it dies is all there is to find out why.
+            Err(status) => panic!("{script}: {status}; {}", machine.last_words()),
+        }
     }
     let ended = timeout(PATIENCE, agent.wait(WaitRequest { pid })).await;
     let output = String::from_utf8(output).unwrap();
@@ -288,26 +293,40 @@ async fn a_vm_outlives_its_node_and_is_taken_over() {
 }
 
 #[tokio::test]
-async fn a_vm_that_dies_is_noticed() {
-    let rig = Rig::new().await;
-    let machine = rig.launch("alpha").await;
-    let mut agent = AgentClient::new(machine.agent());
-    let dying = agent.spawn(SpawnRequest {
-        command: "sudo".to_owned(),
-        args: [
-            "sh",
-            "-c",
-            "echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        ..SpawnRequest::default()
-    });
-    // It may die before it answers.
-    dying.await.ok();
-    timeout(PATIENCE, machine.ended()).await.unwrap();
-    machine.destroy().await.unwrap();
-    assert_eq!(rig.leftovers(), Vec::<PathBuf>::new());
+async fn a_vm_that_dies_is_noticed_and_says_why() {
+    let mut rig = Rig::new().await;
+    let id = SandboxId::random(Region::DEFAULT).unwrap();
+    // Switched off; then crashed, under an engine that did not start it.
+    for (key, is_adopted, exit, expected) in [
+        ("o", false, Some(Exit::Code(0)), "Power down"),
+        ("c", true, None, "Kernel panic"),
+    ] {
+        let mut machine = rig.launch("alpha").await;
+        if is_adopted {
+            machine.set_owner(&id, 42).unwrap();
+            drop(machine);
+            rig.engine = start(config(rig.state.path())).await;
+            machine = rig.engine.adopt_all().await.unwrap().remove(0);
+        }
+        let mut agent = AgentClient::new(machine.agent());
+        let script = format!("echo 1 > /proc/sys/kernel/sysrq; echo {key} > /proc/sysrq-trigger");
+        let dying = agent.spawn(SpawnRequest {
+            command: "sudo".to_owned(),
+            args: ["sh", "-c", &script].map(str::to_owned).to_vec(),
+            ..SpawnRequest::default()
+        });
+        // It may die before it answers.
+        dying.await.ok();
+        timeout(PATIENCE, machine.ended()).await.unwrap();
+        let last = machine.last_words();
+        // Whether the adopted one is still this process's child is its own affair.
+        if !is_adopted {
+            assert_eq!(last.exit, exit, "{last}");
+        }
+        assert!(last.console.contains(expected), "{last}");
+        machine.destroy().await.unwrap();
+        assert_eq!(rig.leftovers(), Vec::<PathBuf>::new());
+    }
 }
 
 #[tokio::test]

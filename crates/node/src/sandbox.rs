@@ -139,7 +139,12 @@ impl<M: Machine> Task<M> {
     async fn run(mut self, on_end: impl FnOnce(&SandboxId, EndReason)) {
         let reason = self.serve().await;
         self.handle.ended.cancel();
-        tracing::info!(sandbox = %self.id, ?reason, "a sandbox ends");
+        if reason == EndReason::Exited {
+            let last = self.machine.last_words();
+            tracing::info!(sandbox = %self.id, %last, "a sandbox's machine ended by itself");
+        } else {
+            tracing::info!(sandbox = %self.id, ?reason, "a sandbox ends");
+        }
         let detached = async {
             if let Some(egress) = &self.egress {
                 egress.detach(&self.id).await;

@@ -59,8 +59,10 @@ pub struct JailSpec {
     pub args: Vec<OsString>,
     /// Descriptors it gets: the first is 3, the next 4, and so on.
     pub descriptors: Vec<OwnedFd>,
-    /// Its standard output and standard error; standard input is `/dev/null`.
-    pub output: OwnedFd,
+    /// Its standard output; standard input is `/dev/null`.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
 }
 
 /// A running jailed program.
@@ -171,7 +173,8 @@ struct Plan {
     /// Pointers into `_argv`, ended by a null, as `execve` wants them.
     argv_pointers: Vec<*const libc::c_char>,
     descriptors: Vec<OwnedFd>,
-    output: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
     null: OwnedFd,
 }
 
@@ -226,7 +229,8 @@ impl Plan {
             _argv: argv,
             argv_pointers,
             descriptors,
-            output: raise(&spec.output, "raise the output")?,
+            stdout: raise(&spec.stdout, "raise the standard output")?,
+            stderr: raise(&spec.stderr, "raise the standard error")?,
             null: raise(&null.into(), "raise /dev/null")?,
         })
     }

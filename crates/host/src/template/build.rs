@@ -4,13 +4,14 @@
 use super::{BuildTemplateError, EMPTY_DISK_FILE, LOCK_FILE, STATE_FILE, Templates, USED_FILE};
 use crate::agent_channel;
 use crate::cgroup::Cgroup;
-use crate::launch::{Launch, boot_paths, give, random_uid, read_output};
+use crate::launch::{Launch, boot_paths, give, random_uid};
 use crate::monitor::{Monitor, MonitorError};
 use crate::qemu::{
     Isolation, JAIL_IMAGE, JAIL_SANDBOX, JAIL_TEMPLATE, QEMU_IMG_PROGRAM, Shape, Start,
     hardware_address,
 };
 use crate::vm::{self, VmError, VmId};
+use crate::words::{LastWords, Words};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,7 +32,6 @@ const KVM_SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 const KERNEL_BANNER: &str = "Linux version";
 /// A VM whose processors are stuck may not answer questions either.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
-const CONSOLE_KEPT_BYTES_MAX: usize = 16 * 1024;
 const CONSOLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the agent is given to notice that the host hung up.
 const HANG_UP_SETTLE: Duration = Duration::from_secs(1);
@@ -57,8 +57,6 @@ pub(super) struct Build<'a> {
     /// Held until this process has done with the build, or has died.
     _lock: std::fs::File,
     running: parking_lot::Mutex<Option<Running>>,
-    /// QEMU gives each part of the console once.
-    console_text: parking_lot::Mutex<String>,
 }
 
 struct Running {
@@ -86,7 +84,6 @@ impl<'a> Build<'a> {
             dir,
             uid,
             running: parking_lot::Mutex::new(None),
-            console_text: parking_lot::Mutex::default(),
         })
     }
 
@@ -130,6 +127,7 @@ impl<'a> Build<'a> {
         let (tap, _unused) = self.templates.slots.take().await?.split();
         let started = launch.start_as(self.uid, tap)?;
         let pidfd = vm::watch(started.jailed.pidfd.try_clone()?)?;
+        let words = started.words;
         *self.running.lock() = Some(Running {
             jailed: started.jailed,
             cgroup: started.cgroup,
@@ -150,22 +148,22 @@ impl<'a> Build<'a> {
         tokio::select! {
             biased;
             _ = pidfd.readable() => Err(BuildTemplateError::Ended {
-                words: read_output(&started.output),
+                last: LastWords::new(vm::exit(pidfd.get_ref()), Some(&words)),
             }),
             answer = timeout(patience, reached) => match answer {
                 Ok(answer) => answer,
-                Err(_elapsed) => Err(self.no_agent(patience).await),
+                Err(_elapsed) => Err(no_agent(patience, &words)),
             },
-            () = self.kvm_stays_silent() => Err(self.no_agent(KVM_SILENCE_TIMEOUT).await),
+            () = self.kvm_stays_silent(&words) => Err(no_agent(KVM_SILENCE_TIMEOUT, &words)),
         }
     }
 
     /// Answers only if the guest runs on KVM and its kernel, which was told to
     /// talk from its first instruction on, has not said anything.
-    async fn kvm_stays_silent(&self) {
+    async fn kvm_stays_silent(&self, words: &Words) {
         if self.shape.isolation() == Isolation::Kvm {
             let begin = Instant::now();
-            while !self.console().await.contains(KERNEL_BANNER) {
+            while !words.console().contains(KERNEL_BANNER) {
                 if begin.elapsed() >= KVM_SILENCE_TIMEOUT || self.kvm_gave_up().await {
                     return;
                 }
@@ -175,31 +173,14 @@ impl<'a> Build<'a> {
         std::future::pending::<()>().await;
     }
 
-    /// Whether KVM met something it cannot run, and stopped the VM.
+    /// Whether KVM met something it cannot run, and stopped the VM. One in such
+    /// trouble may not answer at all.
     async fn kvm_gave_up(&self) -> bool {
-        self.ask_monitor(async |monitor| monitor.has_internal_error().await)
-            .await
-            .unwrap_or(false)
-    }
-
-    /// Asks a VM in trouble, which may not answer at all.
-    async fn ask_monitor<T>(
-        &self,
-        question: impl AsyncFnOnce(&mut Monitor) -> Result<T, MonitorError>,
-    ) -> Option<T> {
         let answer = timeout(MONITOR_TIMEOUT, async {
             let mut monitor = Monitor::connect(&self.dir).await?;
-            question(&mut monitor).await
+            monitor.has_internal_error().await
         });
-        answer.await.ok()?.ok()
-    }
-
-    async fn no_agent(&self, patience: Duration) -> BuildTemplateError {
-        BuildTemplateError::NoAgent {
-            seconds: patience.as_secs(),
-            // Escaped, since it is a guest's and may end on a terminal.
-            console: self.console().await.escape_debug().to_string(),
-        }
+        matches!(answer.await, Ok(Ok(true)))
     }
 
     /// Tells the guest the addresses that it and all restored from it have.
@@ -231,18 +212,6 @@ impl<'a> Build<'a> {
             .await
             .map_err(Box::new)?;
         Ok(())
-    }
-
-    /// What the guest has written on its console so far, the last part of it.
-    async fn console(&self) -> String {
-        let new = self.ask_monitor(async |monitor| monitor.read_console().await);
-        let new = new.await.unwrap_or_default();
-        let mut text = self.console_text.lock();
-        text.push_str(&new);
-        let excess = text.len().saturating_sub(CONSOLE_KEPT_BYTES_MAX);
-        let excess = text.ceil_char_boundary(excess);
-        text.drain(..excess);
-        text.clone()
     }
 
     fn image_name(&self) -> String {
@@ -291,7 +260,8 @@ impl<'a> Build<'a> {
                 ])
                 .collect(),
             descriptors: Vec::new(),
-            output: writer.into(),
+            stdout: writer.try_clone()?.into(),
+            stderr: writer.into(),
         })?;
         let words = tokio::task::spawn_blocking(move || {
             let mut words = String::new();
@@ -337,6 +307,13 @@ async fn reach_agent(dir: &Path) -> Result<Channel, BuildTemplateError> {
         .await
         .map_err(Box::new)?;
     Ok(channel)
+}
+
+fn no_agent(patience: Duration, words: &Words) -> BuildTemplateError {
+    BuildTemplateError::NoAgent {
+        seconds: patience.as_secs(),
+        last: LastWords::new(None, Some(words)),
+    }
 }
 
 async fn save(monitor: &mut Monitor) -> Result<(), MonitorError> {

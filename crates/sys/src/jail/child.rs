@@ -170,8 +170,8 @@ fn drop_privileges(plan: &Plan) -> Result<(), Errno> {
 
 fn place_descriptors(plan: &Plan) -> Result<(), Errno> {
     place(&plan.null, 0)?;
-    place(&plan.output, 1)?;
-    place(&plan.output, 2)?;
+    place(&plan.stdout, 1)?;
+    place(&plan.stderr, 2)?;
     let mut next = 3;
     for descriptor in &plan.descriptors {
         place(descriptor, next)?;

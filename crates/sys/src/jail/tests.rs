@@ -53,7 +53,8 @@ fn run_in_jail(script: &str) -> Result<String, SpawnError> {
         program: "/usr/bin/bash".into(),
         args: vec!["-c".into(), script.into()],
         descriptors: vec![given.into()],
-        output: writer.into(),
+        stdout: writer.try_clone().unwrap().into(),
+        stderr: writer.into(),
     })?;
     let mut text = String::new();
     output.read_to_string(&mut text).unwrap();
@@ -104,7 +105,8 @@ fn a_jail_that_cannot_start_says_where_it_stopped() {
         program: "/usr/bin/true".into(),
         args: Vec::new(),
         descriptors: Vec::new(),
-        output: writer.into(),
+        stdout: writer.try_clone().unwrap().into(),
+        stderr: writer.into(),
     })
     .unwrap_err();
     assert_eq!(error.to_string(), "the jail could not bind its root");
