@@ -154,7 +154,7 @@ mod tests {
         let mut emulator = std::fs::File::from(writers.emulator);
         emulator.write_all(b"no room\n").unwrap();
         let mut console = std::fs::File::from(writers.console);
-        console.write_all(&[b'x'; CONSOLE_LEN]).unwrap();
+        console.write_all(&vec![b'x'; CONSOLE_LEN]).unwrap();
         assert_eq!(
             console.write(b"y").unwrap_err().kind(),
             io::ErrorKind::PermissionDenied

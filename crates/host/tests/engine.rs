@@ -4,6 +4,7 @@
 
 #![expect(
     clippy::tests_outside_test_module,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "all of this file is a test, and a test fails by panicking"
 )]
