@@ -15,6 +15,9 @@ use tokio::net::TcpListener;
 use tombolo_e2e::{World, with_world};
 use tombolo_proc::{Command, Output};
 
+#[path = "ssh/editor.rs"]
+mod editor;
+
 /// Everything here takes seconds.
 const LIMIT: Duration = Duration::from_mins(5);
 /// One client's run.
@@ -57,6 +60,21 @@ impl Door {
         );
         fs_err::write(home.path().join(CONFIG), config)?;
         Ok(Self { home })
+    }
+
+    /// One by the sandbox's id and a key that is registered, as people write it into
+    /// their own configuration.
+    async fn open_by_key(world: &World, id: &str) -> anyhow::Result<Self> {
+        let door = Self::open_as(world, id, Some(id)).await?;
+        let make = ["-q", "-t", "ed25519", "-N", "", "-f", "key"];
+        door.program("ssh-keygen").args(make).run().await?;
+        let public = door.home.path().join("key.pub");
+        let add = ["ssh-key", "add", public.to_str().context("it is text")?];
+        world.tombolo(add).run().await?;
+        let path = door.home.path().join(CONFIG);
+        let config = fs_err::read_to_string(&path)? + "  IdentityFile key\n";
+        fs_err::write(path, config)?;
+        Ok(door)
     }
 
     /// A client of OpenSSH, with nobody else's configuration.
