@@ -325,7 +325,7 @@ row("sandbox.exposeVscode", async () => {
   const code = await sb.exposeVscode("/home/app", options);
   const page = await visit(`${code.url}/?folder=/home/app`);
   assert.match(page.body, /vscode-workbench-web-configuration/);
-  const expected = '{\n  // Mine.\n  "files.eol": "auto",\n  "editor.fontSize": 20\n}\n';
+  const expected = '{\n  // Mine.\n  "files.eol": "auto",\n  "editor.fontSize": 20,\n}\n';
   assert.equal(await fs.readTextFile(settings), expected);
   // The SDK gives VS Code its own token, which must not be anywhere in the sandbox.
   const look = `cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | sort -u`;

@@ -3,18 +3,11 @@
 //! People write comments there and leave commas at ends; both stay, as does the order.
 //! The text is a sandbox's: it may be anything. Nothing here asks the sandbox.
 
-use std::collections::HashMap;
-
-use jsonc_parser::ast::{Object, Value as Parsed};
+use jsonc_parser::ParseOptions;
+use jsonc_parser::cst::{CstInputValue, CstRootNode};
 use jsonc_parser::errors::ParseError;
-use jsonc_parser::tokens::Token;
-use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, parse_to_ast};
-use serde::Serialize as _;
-use serde_json::ser::PrettyFormatter;
-use serde_json::{Map, Serializer, Value};
+use serde_json::{Map, Value};
 
-/// VS Code's own, for a file that has no properties yet.
-const INDENT: &str = "    ";
 /// Some editors put it at the start of a file. VS Code passes over it.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -25,8 +18,6 @@ pub(super) enum MergeError {
     Unreadable(#[source] ParseError),
     #[error("it is JSON, but not an object of settings")]
     NotAnObject,
-    #[error("the settings cannot be written as JSON")]
-    Unwritable(#[source] serde_json::Error),
 }
 
 /// The text with each of `asked` at its top level, replaced where it was, and otherwise
@@ -36,24 +27,21 @@ pub(super) fn merge(text: &str, asked: &Map<String, Value>) -> Result<String, Me
         Some(rest) => (BYTE_ORDER_MARK.to_string(), rest),
         None => (String::new(), text),
     };
-    let collect = CollectOptions {
-        comments: CommentCollectionStrategy::Off,
-        tokens: true,
-    };
-    let parsed =
-        parse_to_ast(text, &collect, &as_vscode_reads()).map_err(MergeError::Unreadable)?;
-    let object = match &parsed.value {
-        Some(Parsed::Object(object)) => object,
-        Some(_) => return Err(MergeError::NotAnObject),
-        // Nothing, or nothing but comments.
-        None => return Ok(format!("{mark}{}", fresh(text, asked)?)),
-    };
-    let tokens = parsed.tokens.unwrap_or_default();
-    // The last one closes the object.
-    let before_end = tokens.iter().rev().nth(1).map(|token| &token.token);
-    let needs_comma = !matches!(before_end, Some(Token::Comma | Token::OpenBrace));
-    let edits = edits(text, object, needs_comma, asked)?;
-    Ok(mark + &apply(text, edits))
+    let root = CstRootNode::parse(text, &as_vscode_reads()).map_err(MergeError::Unreadable)?;
+    let object = root
+        .object_value_or_create()
+        .ok_or(MergeError::NotAnObject)?;
+    for (name, value) in asked {
+        let is_it = |decoded: Option<String>| decoded.as_ref() == Some(name);
+        let properties = object.properties();
+        // Of several with one name VS Code takes the last.
+        let last = properties.iter().rfind(|old| is_it(old.decoded_name()));
+        match last {
+            Some(property) => property.set_value(input(value)),
+            None => drop(object.append(name, input(value))),
+        }
+    }
+    Ok(format!("{mark}{root}"))
 }
 
 /// What VS Code reads without losing any of it.
@@ -72,125 +60,23 @@ fn as_vscode_reads() -> ParseOptions {
     }
 }
 
-/// New text in the place of what is between two offsets.
-struct Edit {
-    start: usize,
-    end: usize,
-    text: String,
-}
-
-fn edits(
-    text: &str,
-    object: &Object<'_>,
-    needs_comma: bool,
-    asked: &Map<String, Value>,
-) -> Result<Vec<Edit>, MergeError> {
-    // Of several with one name VS Code takes the last.
-    let present: HashMap<_, _> = (object.properties.iter())
-        .map(|property| (property.name.as_str(), &property.value))
-        .collect();
-    let last = object.properties.last();
-    let indent = last.and_then(|last| indent_of(text, last.range.start));
-    let indent = indent.unwrap_or(INDENT);
-    let mut edits = Vec::new();
-    let mut added = Vec::new();
-    for (name, value) in asked {
-        if let Some(old) = present.get(name.as_str()) {
-            let range = jsonc_parser::common::Ranged::range(*old);
-            edits.push(Edit {
-                start: range.start,
-                end: range.end,
-                text: written(value, indent)?,
-            });
-        } else {
-            added.push(property(name, value, indent)?);
+fn input(value: &Value) -> CstInputValue {
+    match value {
+        Value::Null => CstInputValue::Null,
+        Value::Bool(flag) => CstInputValue::Bool(*flag),
+        Value::Number(number) => CstInputValue::Number(number.to_string()),
+        Value::String(text) => CstInputValue::String(text.clone()),
+        Value::Array(values) => CstInputValue::Array(values.iter().map(input).collect()),
+        Value::Object(map) => {
+            let entry = |(name, value): (&String, &Value)| (name.clone(), input(value));
+            CstInputValue::Object(map.iter().map(entry).collect())
         }
     }
-    let Some(additions) = additions(&added) else {
-        return Ok(edits);
-    };
-    if let Some(last) = last.filter(|_| needs_comma) {
-        edits.push(Edit {
-            start: last.range.end,
-            end: last.range.end,
-            text: ",".to_owned(),
-        });
-    }
-    // After the last thing before the brace, which may be a comment to the end of its line.
-    let brace = object.range.end.saturating_sub(1);
-    let inside = text.get(..brace).unwrap_or_default();
-    let at = inside.trim_end().len();
-    let breaks = inside.get(at..).unwrap_or_default().contains('\n');
-    edits.push(Edit {
-        start: at,
-        end: at,
-        text: additions + if breaks { "" } else { "\n" },
-    });
-    Ok(edits)
-}
-
-/// The blanks between the start of a line and what is first in it.
-fn indent_of(text: &str, at: usize) -> Option<&str> {
-    let (_, blanks) = text.get(..at)?.rsplit_once('\n')?;
-    blanks.trim_start().is_empty().then_some(blanks)
-}
-
-fn additions(added: &[String]) -> Option<String> {
-    (!added.is_empty()).then(|| format!("\n{}", added.join(",\n")))
-}
-
-fn property(name: &str, value: &Value, indent: &str) -> Result<String, MergeError> {
-    let name = serde_json::to_string(name).map_err(MergeError::Unwritable)?;
-    Ok(format!("{indent}{name}: {}", written(value, indent)?))
-}
-
-/// A value whose further lines are indented as its property is.
-fn written(value: &Value, indent: &str) -> Result<String, MergeError> {
-    let mut bytes = Vec::new();
-    let step = if indent.is_empty() { INDENT } else { indent };
-    let formatter = PrettyFormatter::with_indent(step.as_bytes());
-    let mut serializer = Serializer::with_formatter(&mut bytes, formatter);
-    let done = value.serialize(&mut serializer);
-    done.map_err(MergeError::Unwritable)?;
-    // A line break inside a string is escaped, so each of these is between values.
-    let lines = String::from_utf8_lossy(&bytes);
-    Ok(lines.replace('\n', &format!("\n{indent}")))
-}
-
-/// An object after what comments there are.
-fn fresh(comments: &str, asked: &Map<String, Value>) -> Result<String, MergeError> {
-    let comments = comments.trim();
-    let properties: Result<Vec<_>, _> = (asked.iter())
-        .map(|(name, value)| property(name, value, INDENT))
-        .collect();
-    let object = match additions(&properties?) {
-        Some(properties) => format!("{{{properties}\n}}\n"),
-        None => "{}\n".to_owned(),
-    };
-    Ok(if comments.is_empty() {
-        object
-    } else {
-        format!("{comments}\n{object}")
-    })
-}
-
-fn apply(text: &str, mut edits: Vec<Edit>) -> String {
-    // Stable: a comma goes before what is added at the same place.
-    edits.sort_by_key(|edit| edit.start);
-    let mut changed = String::with_capacity(text.len());
-    let mut copied = 0;
-    for edit in edits {
-        changed.push_str(text.get(copied..edit.start).unwrap_or_default());
-        changed.push_str(&edit.text);
-        copied = edit.end;
-    }
-    changed.push_str(text.get(copied..).unwrap_or_default());
-    changed
 }
 
 #[cfg(test)]
 mod tests {
-    use jsonc_parser::parse_to_ast;
+    use jsonc_parser::{CollectOptions, parse_to_ast};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -207,32 +93,26 @@ mod tests {
     fn only_what_is_asked_for_changes() {
         let asked = json!({"a": 2, "n": {"x": [1]}});
         for (text, merged) in [
-            (
-                "",
-                "{\n    \"a\": 2,\n    \"n\": {\n        \"x\": [\n            1\n        ]\n    }\n}\n",
-            ),
-            (
-                "{}",
-                "{\n    \"a\": 2,\n    \"n\": {\n        \"x\": [\n            1\n        ]\n    }\n}",
-            ),
+            ("", "{\n  \"a\": 2,\n  \"n\": {\n    \"x\": [1]\n  }\n}\n"),
+            ("{}", "{\n  \"a\": 2,\n  \"n\": {\n    \"x\": [1]\n  }\n}"),
             // An editor's: a mark, comments, a comma at the end, another indent.
             (
-                "\u{feff}// Mine.\n{\n  // The first.\n  \"a\": 1, // one\n  \"b\": /* two */ 2, // last\n}\n",
-                "\u{feff}// Mine.\n{\n  // The first.\n  \"a\": 2, // one\n  \"b\": /* two */ 2, // last\n  \
-                 \"n\": {\n    \"x\": [\n      1\n    ]\n  }\n}\n",
+                "\u{feff}// Mine.\n{\n   // The first.\n   \"a\": 1, // one\n   \"b\": /* two */ 2, // last\n}\n",
+                "\u{feff}// Mine.\n{\n   // The first.\n   \"a\": 2, // one\n   \"b\": /* two */ 2, // last\n   \
+                 \"n\": {\n      \"x\": [1],\n   },\n}\n",
             ),
             (
                 "{\n\t\"b\": \"}\" // no comma\n}",
-                "{\n\t\"b\": \"}\", // no comma\n\t\"a\": 2,\n\t\"n\": {\n\t\t\"x\": [\n\t\t\t1\n\t\t]\n\t}\n}",
+                "{\n\t\"b\": \"}\", // no comma\n\t\"a\": 2,\n\t\"n\": {\n\t\t\"x\": [1]\n\t}\n}",
             ),
             // What was there twice counts once, and the last does.
             (
                 "{\"n\": {\"deep\": [[]]}, \"a\": 0, \"a\": 1}",
-                "{\"n\": {\n        \"x\": [\n            1\n        ]\n    }, \"a\": 0, \"a\": 2}",
+                "{\"n\": {\n    \"x\": [1]\n  }, \"a\": 0, \"a\": 2}",
             ),
             (
                 "{ // nothing\n}",
-                "{ // nothing\n    \"a\": 2,\n    \"n\": {\n        \"x\": [\n            1\n        ]\n    }\n}",
+                "{ // nothing\n  \"a\": 2,\n  \"n\": {\n    \"x\": [1]\n  }\n}",
             ),
         ] {
             let found = merge(text, &object(asked.clone())).unwrap();

@@ -9,7 +9,7 @@ use tombolo_guest_proto::v1;
 use super::super::call::Call;
 use super::super::fault::CallError;
 use super::super::write;
-use super::merge::{MergeError, merge};
+use super::merge::merge;
 use super::{find, is_missing, real_path};
 
 const DIRECTORY: &str = "/home/app/.local/share/code-server/User";
@@ -39,10 +39,7 @@ pub(super) async fn settle(
     // What a link points to is changed, and the link stays.
     let path = real_path(call, PATH).await?;
     let text = read(call, &path).await?;
-    let merged = merge(&text, asked).map_err(|error| match error {
-        MergeError::Unwritable(error) => CallError::Unwritable(error),
-        error => unchanged(&error.to_string()),
-    })?;
+    let merged = merge(&text, asked).map_err(|error| unchanged(&error.to_string()))?;
     if merged == text {
         return Ok(());
     }
