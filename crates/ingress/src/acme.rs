@@ -10,6 +10,7 @@
 mod answer;
 mod client;
 mod dns;
+mod retry;
 
 use std::convert::Infallible;
 use std::io::{self, Write as _};
@@ -29,6 +30,7 @@ use tombolo_diag::Report;
 use crate::host::Base;
 use crate::validity::{Validity, now};
 use answer::Zone;
+use retry::{Failed, Waits};
 
 /// How long the authority may take to look at a challenge, and to issue.
 const PATIENCE: RetryPolicy = RetryPolicy::new()
@@ -39,10 +41,6 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
 const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(10);
 /// How often a certificate's age is looked at: clocks are set, machines sleep.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
-/// Waits after attempts that failed, the first and the longest. Let's Encrypt takes five
-/// failed validations of a name within an hour.
-const RETRY_FIRST: Duration = Duration::from_mins(2);
-const RETRY_LAST: Duration = Duration::from_hours(6);
 
 /// How certificates are got.
 #[derive(Clone, Debug)]
@@ -99,6 +97,13 @@ enum AttemptError {
 }
 
 impl AttemptError {
+    fn failed(&self) -> Failed {
+        match self {
+            Self::Authority(error) if client::is_unreached(error) => Failed::Unreached,
+            _ => Failed::Heard,
+        }
+    }
+
     fn next_step(&self, acme: &Acme) -> String {
         let directory = acme.directory.display();
         match self {
@@ -167,7 +172,7 @@ impl Acme {
     }
 
     async fn renew(&self) -> Infallible {
-        let mut pause = RETRY_FIRST;
+        let mut waits = Waits::new();
         loop {
             let validity = Validity::of_file(&self.identity_file());
             let left = validity.map_or(Duration::ZERO, |validity| validity.until_renewal(now()));
@@ -180,15 +185,15 @@ impl Acme {
             match attempt.unwrap_or(Err(AttemptError::TimedOut)) {
                 Ok(()) => {
                     tracing::info!(base = %self.base, "there is a new certificate");
-                    pause = RETRY_FIRST;
+                    waits = Waits::new();
                 }
                 Err(error) => {
                     let report = Report::new(&error).to_string();
-                    let again_in = format!("{} min", pause.as_secs() / 60);
+                    let pause = waits.after(error.failed());
+                    let again_in = format!("{} s", pause.as_secs());
                     let next_step = error.next_step(self);
                     tracing::warn!(report, again_in, next_step, "there is no new certificate");
                     sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_LAST);
                 }
             }
         }

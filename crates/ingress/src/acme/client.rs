@@ -66,6 +66,16 @@ pub(super) fn trust(file: Option<&Path>) -> Result<ClientConfig, TrustError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
+/// Whether there was no connection to the authority.
+pub(super) fn is_unreached(error: &Error) -> bool {
+    match error {
+        Error::Other(cause) => cause
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(hyper_util::client::legacy::Error::is_connect),
+        _ => false,
+    }
+}
+
 /// Speaks HTTPS alone.
 pub(super) struct Client(HyperClient<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>);
 
@@ -95,5 +105,39 @@ impl HttpClient for Client {
                 .map(|body| Limited::new(body, ANSWER_LEN_MAX))
                 .into())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn ask(port: u16) -> Error {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root.pem");
+        fs_err::write(&root, made.cert.pem()).unwrap();
+        let client = Client::new(trust(Some(&root)).unwrap());
+        let request = Request::get(format!("https://localhost:{port}/"));
+        let request = request.body(BodyWrapper::from(Vec::new())).unwrap();
+        match client.request(request).await {
+            Ok(_) => panic!("nobody answers there"),
+            Err(error) => error,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_reached_is_told_from_who_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let unreached = ask(port).await;
+        assert!(is_unreached(&unreached), "{unreached:?}");
+        let refused = Error::Str("the authority says no");
+        assert!(!is_unreached(&refused));
+        let late = Error::Other(io::Error::from(io::ErrorKind::TimedOut).into());
+        assert!(!is_unreached(&late));
     }
 }
