@@ -25,6 +25,7 @@ mod relay;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod validity;
 
 pub use access::{ACCESS_COOKIE, ACCESS_HEADER, ACCESS_PARAMETER};

@@ -32,7 +32,8 @@ pub struct Limits {
     pub headers_max: usize,
     /// How long a client may take for its TLS handshake.
     pub handshake_timeout: Duration,
-    /// How long a client may take for the head of a request.
+    /// How long a client may take for the head of a request, the first and each after
+    /// it. A connection on which none has been under way for so long is ended.
     pub head_timeout: Duration,
     /// How long a sandbox may take to connect.
     pub connect_timeout: Duration,

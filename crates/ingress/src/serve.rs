@@ -24,6 +24,7 @@ use crate::forward::Forwarder;
 use crate::host::Base;
 use crate::identity::Identity;
 use crate::limits::Limits;
+use crate::under_way::UnderWay;
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -252,9 +253,14 @@ impl<B: Backend> Acceptor<B> {
 
     async fn http2(&self, stream: TlsStream<TcpStream>, client: IpAddr) -> hyper::Result<()> {
         let forwarder = Arc::clone(&self.forwarder);
+        let under_way = UnderWay::default();
+        let counted = under_way.clone();
         let service = service_fn(move |request| {
-            let forwarder = Arc::clone(&forwarder);
-            async move { Ok::<_, Infallible>(forwarder.answer(request, client).await) }
+            let (forwarder, one) = (Arc::clone(&forwarder), counted.one());
+            async move {
+                let response = forwarder.answer(request, client).await;
+                Ok::<_, Infallible>(one.until_answered(response))
+            }
         });
         let headers_len_max = u32::try_from(self.limits.headers_len_max).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -270,11 +276,26 @@ impl<B: Backend> Acceptor<B> {
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
-            served = connection.as_mut() => served,
+            served = connection.as_mut() => return served,
             () = self.forwarder.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                return connection.await;
             }
+            () = under_way.none_for(self.limits.head_timeout) => {}
+        }
+        // Two GOAWAYs: what the client sends before it has read the first is answered (RFC
+        // 9113, section 6.8), so that nobody loses a request by this.
+        connection.as_mut().graceful_shutdown();
+        // The client may still be taking the end of an answer; one that never asked for
+        // anything has none to take, and may not even have begun to speak HTTP/2.
+        let patience = if under_way.any() {
+            self.limits.idle_timeout
+        } else {
+            self.limits.shutdown_grace
+        };
+        tokio::select! {
+            served = connection => served,
+            () = under_way.none_for(patience) => Ok(()),
         }
     }
 }

@@ -3,5 +3,6 @@
 mod bounds;
 mod forwarding;
 mod refusals;
+mod rest;
 mod rig;
 mod upgrades;

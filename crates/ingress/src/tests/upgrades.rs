@@ -16,7 +16,7 @@ use super::rig::{BASE, PUBLIC, Rig, quick, serves, within};
 use crate::Limits;
 
 /// Echoes messages of a WebSocket.
-async fn websocket(mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
+pub(super) async fn websocket(mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
     let key = request.headers()["sec-websocket-key"].clone();
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
