@@ -82,6 +82,10 @@ error_codes! {
     NoNetwork = 409 "NO_NETWORK",
     /// The policy was changed since it was read. Read it again.
     PolicyChanged = 409 "POLICY_CHANGED",
+    /// The server has sandboxes, so it does not make room for another.
+    ServerInUse = 409 "SERVER_IN_USE",
+    /// The server was started to stay, so it does not make room for another.
+    ServerStays = 409 "SERVER_STAYS",
     /// The body is larger than this address takes.
     RequestTooLarge = 413 "REQUEST_TOO_LARGE",
     /// The address speaks WebSocket only.
@@ -100,6 +104,8 @@ error_codes! {
     NoCapacity = 503 "NO_CAPACITY",
     /// The sandbox did not start in time, as on a busy machine. Nothing is left of it. Try again.
     StartTimedOut = 503 "START_TIMED_OUT",
+    /// The server is ending and takes no more sandboxes. Another may be taking its place. Try again.
+    ServerEnding = 503 "SERVER_ENDING",
 }
 
 impl PartialSchema for ErrorCode {

@@ -19,6 +19,8 @@ pub use egress::{
 pub const TOKENS_PATH: &str = "/api/tombolo/v1/tokens";
 /// What this server is and allows.
 pub const INFO_PATH: &str = "/api/tombolo/v1/info";
+/// Makes room for another server.
+pub const RETIRE_PATH: &str = "/api/tombolo/v1/retire";
 /// Sandboxes with everything known about them.
 pub const SANDBOXES_PATH: &str = "/api/tombolo/v1/sandboxes";
 /// Sums of all that came in over HTTP, for Prometheus. Admin only.
@@ -102,6 +104,14 @@ pub struct Health {
     pub status: String,
     /// Whether the node is being followed.
     pub node: bool,
+}
+
+/// What became of a server that was asked to make room (answer of
+/// `POST /api/tombolo/v1/retire`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Retirement {
+    /// Always `ending`.
+    pub status: String,
 }
 
 /// What this server is and allows (answer of `GET /api/tombolo/v1/info`).

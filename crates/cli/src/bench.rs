@@ -17,8 +17,8 @@ use crate::commands::block_on;
 use crate::config::Settings;
 use crate::context::{Context, require_root};
 use crate::failure::{Failure, Outcome};
-use crate::state::UpLock;
-use crate::up::{Fleet, ensure_default};
+use crate::state::Tenure;
+use crate::up::{Fleet, ensure_default, take_place};
 use crate::{output, provision};
 use measure::{Bench, Samples};
 use report::{Report, Row};
@@ -45,13 +45,8 @@ pub(crate) fn bench(context: &Context, args: &BenchArgs) -> Outcome {
     settings.ingress.listen.set_port(0);
     settings.ssh.listen.set_port(0);
     context.state.prepare(&settings)?;
-    let Some(_lock) = UpLock::take(&context.state)? else {
-        return Err(Failure::message(
-            ExitCode::TryAgain,
-            "a server runs on this state directory, and would be measured too",
-        )
-        .hint("stop it first, or choose another --state-dir"));
-    };
+    let lock = block_on(take_place(context, Tenure::Stays));
+    let _lock = lock.map_err(|failure| failure.context("another server would be measured too"))?;
     context.state.remove_running()?;
     let _provisioned = provision::provision(context, &settings)?;
     let mut context = context.clone();
@@ -99,7 +94,7 @@ async fn with_server<T>(
     settings: &Settings,
     work: impl AsyncFnOnce(Client, &Fleet) -> Outcome<T>,
 ) -> Outcome<T> {
-    let fleet = Fleet::start(context, settings).await?;
+    let fleet = Fleet::start(context, settings, Tenure::Stays).await?;
     let done = match ensure_default(context).await {
         Ok(client) => work(client, &fleet).await,
         Err(failure) => Err(failure),

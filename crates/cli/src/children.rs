@@ -12,6 +12,7 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use rustix::process::{Signal, getpid, kill_process};
 use serde::de::DeserializeOwned;
 use tombolo_diag::ExitCode;
+use tombolo_server::Ending;
 
 pub(crate) use launch::{EgressLaunch, NodeLaunch, Ready, ServerLaunch};
 
@@ -25,8 +26,11 @@ const SERVER_THREADS: usize = 2;
 /// The threads of the node and of the egress proxy, on a large machine.
 const THREADS_MAX: usize = 8;
 
-/// `tombolo server`.
-pub(crate) fn server() -> Outcome {
+/// The exit code of a server that made room for another, which no other end has.
+pub(crate) const RETIRED: u8 = 10;
+
+/// `tombolo server`. Answers its exit code.
+pub(crate) fn server() -> Outcome<u8> {
     let launch: ServerLaunch = read_launch()?;
     privileges::raise_descriptor_limit();
     privileges::drop_to(launch.run_as, launch.rights())
@@ -34,7 +38,11 @@ pub(crate) fn server() -> Outcome {
     // Whoever started this has gone, so nobody would start it again: it ends
     // in order, and the sandboxes live on.
     when_parent_is_gone(Signal::TERM);
-    runtime(SERVER_THREADS)?.block_on(server_program::run(launch, say_ready))
+    let ending = runtime(SERVER_THREADS)?.block_on(server_program::run(launch, say_ready))?;
+    Ok(match ending {
+        Ending::Stopped => ExitCode::Ok.code(),
+        Ending::Retired => RETIRED,
+    })
 }
 
 /// `tombolo node`.

@@ -32,7 +32,7 @@ pub(crate) const OK: u8 = 0;
 pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
     let context = Context::new(&cli.global, environment)?;
     match cli.command {
-        Command::Run(args) => run::run(&context, args),
+        Command::Run(args) => run::run(&context, &args),
         Command::Up(args) => up::up(&context, &args).map(|()| OK),
         Command::Doctor(args) => doctor::doctor(&context, &args),
         Command::Setup(args) => setup::setup(&context, &args).map(|()| OK),
@@ -44,7 +44,7 @@ pub(crate) fn dispatch(cli: Cli, environment: Environment) -> Outcome<u8> {
         Command::Bench(args) => bench::bench(&context, &args).map(|()| OK),
         Command::Completions(args) => completions::completions(&args).map(|()| OK),
         Command::Docs(args) => docs::docs(&args).map(|()| OK),
-        Command::Server => children::server().map(|()| OK),
+        Command::Server => children::server(),
         Command::EgressProxy => children::egress().map(|()| OK),
         Command::Node => children::node().map(|()| OK),
     }

@@ -78,7 +78,7 @@ pub(crate) async fn running(context: &Context) -> Outcome<Option<(Running, Clien
     Ok(Some((running, Client::new(endpoint, token))))
 }
 
-fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);

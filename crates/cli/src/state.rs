@@ -318,6 +318,23 @@ fn write_then(
     fs::rename(temporary, path)
 }
 
+/// How long a server means to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Tenure {
+    /// Until whoever started it ends it.
+    Stays,
+    /// As long as it has sandboxes: one that `tombolo run` started.
+    Passes,
+}
+
+/// Who has the place of the server of a state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    pub(crate) pid: u32,
+    pub(crate) tenure: Tenure,
+}
+
 /// The right to be the one `tombolo up` of a state directory. It ends with
 /// the process, however that ends.
 #[derive(Debug)]
@@ -326,10 +343,28 @@ pub(crate) struct UpLock {
 }
 
 impl UpLock {
-    /// Takes the lock; nothing if another holds it.
-    pub(crate) fn take(state: &StateDir) -> Result<Option<Self>, StateError> {
-        let file = open_lock(&state.lock_file())?;
-        Ok(try_lock(&file)?.then_some(Self { _file: file }))
+    /// Takes the lock, and says in it who has it; nothing if another holds it.
+    pub(crate) fn take(state: &StateDir, tenure: Tenure) -> Result<Option<Self>, StateError> {
+        let path = state.lock_file();
+        let mut file = open_lock(&path)?;
+        if !try_lock(&file)? {
+            return Ok(None);
+        }
+        let holder = Holder {
+            pid: std::process::id(),
+            tenure,
+        };
+        let text =
+            serde_json::to_vec(&holder).map_err(|source| StateError::Content { path, source })?;
+        file.set_len(0)?;
+        file.write_all(&text)?;
+        Ok(Some(Self { _file: file }))
+    }
+
+    /// Who wrote itself into the lock last. Nobody if another version has it, and
+    /// while that is being written.
+    pub(crate) fn holder(state: &StateDir) -> Option<Holder> {
+        serde_json::from_slice(&fs::read(state.lock_file()).ok()?).ok()
     }
 }
 
@@ -379,11 +414,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::new(directory.path().to_owned());
         fs::create_dir_all(state.run_dir()).unwrap();
-        let first = UpLock::take(&state).unwrap();
-        assert!(first.is_some());
-        assert!(UpLock::take(&state).unwrap().is_none());
-        drop(first);
-        assert!(UpLock::take(&state).unwrap().is_some());
+        assert_eq!(UpLock::holder(&state), None);
+        let mut held = None;
+        for tenure in [Tenure::Passes, Tenure::Stays] {
+            drop(held.take());
+            held = UpLock::take(&state, tenure).unwrap();
+            assert!(held.is_some());
+            let pid = std::process::id();
+            for other in [Tenure::Stays, Tenure::Passes] {
+                assert!(UpLock::take(&state, other).unwrap().is_none());
+                assert_eq!(UpLock::holder(&state), Some(Holder { pid, tenure }));
+            }
+        }
     }
 
     #[test]

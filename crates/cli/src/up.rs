@@ -12,6 +12,7 @@ mod background;
 mod child;
 mod fleet;
 mod orphans;
+mod place;
 mod tokens;
 
 use std::time::Duration;
@@ -27,10 +28,11 @@ use crate::config::Settings;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::provision::{self, Provisioned};
-use crate::state::UpLock;
+use crate::state::Tenure;
 use crate::{local, output};
-pub(crate) use background::ensure_running;
+pub(crate) use background::{ensure_running, outlast};
 pub(crate) use fleet::{Fleet, Pids};
+pub(crate) use place::take as take_place;
 pub(crate) use tokens::ensure_default;
 use tombolo_client::Client;
 
@@ -41,6 +43,9 @@ const IDLE_CHECK: Duration = Duration::from_secs(5);
 /// How long the sandboxes may take to end when the server does.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a server may take to end once it has agreed to. Longer than its own grace.
+const RETIRE_MAX: Duration = Duration::from_secs(10);
+
 /// How many sandboxes are ended at the same time.
 const DRAINED_AT_ONCE: usize = 8;
 
@@ -49,13 +54,16 @@ pub(crate) fn up(context: &Context, args: &UpArgs) -> Outcome {
     let settings = context.settings(&args.settings.flags())?;
     crate::context::require_root("\"tombolo up\"")?;
     context.state.prepare(&settings).map_err(state_failure)?;
-    let Some(_lock) = UpLock::take(&context.state)? else {
-        return Err(already_up(context));
+    let tenure = if args.ephemeral {
+        Tenure::Passes
+    } else {
+        Tenure::Stays
     };
+    let _lock = block_on(place::take(context, tenure))?;
     block_on(orphans::outlast(context))?;
     context.state.remove_running()?;
     let provisioned = provision::provision(context, &settings)?;
-    block_on(supervise(context, &settings, args, provisioned))
+    block_on(supervise(context, &settings, args, tenure, provisioned))
 }
 
 fn state_failure(error: crate::state::StateError) -> Failure {
@@ -72,24 +80,6 @@ fn state_failure(error: crate::state::StateError) -> Failure {
     Failure::new(ExitCode::System, error).hint(hint)
 }
 
-fn already_up(context: &Context) -> Failure {
-    let root = context.state.root().display();
-    let hint = match context.state.running() {
-        Ok(Some(running)) => format!(
-            "it is process {} and serves {}; stop it by: kill {}",
-            running.pid, running.url, running.pid
-        ),
-        _ => "wait until it has ended, or choose another --state-dir".to_owned(),
-    };
-    // A code of its own: whoever starts one in the background waits for the
-    // other instead.
-    Failure::message(
-        ExitCode::TryAgain,
-        format!("\"tombolo up\" runs on {root} already"),
-    )
-    .hint(hint)
-}
-
 /// What a person needs to point an SDK here.
 #[derive(Debug, Serialize)]
 struct Announcement {
@@ -102,6 +92,7 @@ async fn supervise(
     context: &Context,
     settings: &Settings,
     args: &UpArgs,
+    tenure: Tenure,
     provisioned: Provisioned,
 ) -> Outcome {
     // Listened for before anything starts, so that an early interrupt is not
@@ -115,28 +106,70 @@ async fn supervise(
         }
     });
     let mut fleet = tokio::select! {
-        fleet = Fleet::start(context, settings) => fleet?,
+        fleet = Fleet::start(context, settings, tenure) => fleet?,
         () = &mut stopped => return Ok(()),
     };
     drop(provisioned);
     let served = tokio::select! {
-        served = serve(context, args, &mut fleet) => served,
-        () = &mut stopped => Ok(()),
+        served = serve(context, args, &mut fleet) => served.map(|()| Ended::Retired),
+        () = &mut stopped => Ok(Ended::Asked),
     };
-    output::tell("ending the sandboxes and the server");
-    let drained = drain(context).await;
+    let drained = if matches!(served, Ok(Ended::Retired)) {
+        tracing::info!("ending: it has no sandboxes, and no server that could make some");
+        Ok(())
+    } else {
+        output::tell("ending the sandboxes and the server");
+        drain(context).await
+    };
     fleet.stop().await;
     context.state.remove_running()?;
     served.and(drained)
 }
 
-/// Ends only by itself: never, or when an ephemeral server has nothing to do.
+/// Why a supervisor ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// By a signal.
+    Asked,
+    /// Its server had nothing to do and made room, or will not be needed.
+    Retired,
+}
+
+/// Ends only by itself: never, or when an ephemeral server has retired.
 async fn serve(context: &Context, args: &UpArgs, fleet: &mut Fleet) -> Outcome {
-    let client = ensure_default(context).await?;
-    announce(&client, args).await?;
-    tokio::select! {
-        never = fleet.keep_alive(context) => never,
-        () = idle(&client), if args.ephemeral => Ok(()),
+    let work = async {
+        let client = ensure_default(context).await?;
+        announce(&client, args).await?;
+        if args.ephemeral {
+            retire_when_idle(context, &client).await
+        } else {
+            std::future::pending().await
+        }
+    };
+    let mut retired = std::pin::pin!(fleet.keep_alive(context));
+    let failed: Outcome = tokio::select! {
+        retired = &mut retired => return retired,
+        failed = work => failed,
+    };
+    if !args.ephemeral {
+        return failed;
+    }
+    // What asked in vain may have asked a server that was just making room.
+    match tokio::time::timeout(RETIRE_MAX, retired).await {
+        Ok(retired) => retired,
+        Err(_elapsed) => failed,
+    }
+}
+
+/// Asks the server to retire whenever there has been no sandbox for long enough. It
+/// refuses if one has come meanwhile.
+async fn retire_when_idle(context: &Context, client: &Client) -> Outcome {
+    loop {
+        idle(client).await;
+        if let Some(running) = context.state.running()? {
+            let answer = place::make_room(context, &running).await?;
+            tracing::debug!(?answer, "there has been no sandbox for a while");
+        }
     }
 }
 

@@ -66,6 +66,7 @@ impl World {
             limits: Limits::STANDARD,
             ingress: Some(ingress(node.directory())),
             ssh: None,
+            retires: false,
         };
         let server = Server::start(config).await.unwrap();
         let state = TempDir::new().unwrap();

@@ -377,6 +377,22 @@ pub async fn half_set_up() -> anyhow::Result<RunDirectory> {
     Ok(state)
 }
 
+/// A state directory that has all that set-up makes, and no server.
+pub async fn all_set_up() -> anyhow::Result<RunDirectory> {
+    borrow(Path::new(&variable(STATE_VARIABLE)?)).await
+}
+
+/// The program under test, on a state directory whose server is the test's own to start:
+/// with few machines, and where nobody else listens.
+pub fn on_its_own(state: &Path) -> anyhow::Result<Command> {
+    let command = Command::new(PathBuf::from(variable(BINARY_VARIABLE)?));
+    Ok(command
+        .inherit_env()
+        .env(STATE_VARIABLE, state)
+        .env("TOMBOLO_POOL_SIZE", "1")
+        .deadline(COMMAND_MAX))
+}
+
 /// `tombolo setup` of the program under test, on this state directory.
 pub fn set_up(state: &Path) -> anyhow::Result<Command> {
     let command = Command::new(PathBuf::from(variable(BINARY_VARIABLE)?));

@@ -134,6 +134,7 @@ fn config(node: &FakeNode, identity_file: &Path) -> anyhow::Result<ServerConfig>
             },
         }),
         ssh: None,
+        retires: false,
     })
 }
 

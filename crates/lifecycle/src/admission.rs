@@ -42,12 +42,23 @@ pub enum AdmissionRefusal {
          limit of {limit}"
     )]
     Disk { held: u64, asked: u64, limit: u64 },
+    #[error("the server is ending and takes no more sandboxes; try again")]
+    Closed,
+}
+
+/// Why a ledger was not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{sandboxes} sandboxes are there or being created")]
+pub struct InUse {
+    /// Of all organisations.
+    pub sandboxes: u32,
 }
 
 /// What every organisation holds now.
 #[derive(Debug, Default)]
 pub struct Ledger {
     held: BTreeMap<OrganisationId, Holdings>,
+    closed: bool,
 }
 
 impl Ledger {
@@ -62,6 +73,9 @@ impl Ledger {
         demand: Demand,
         limits: &OrganisationLimits,
     ) -> Result<(), AdmissionRefusal> {
+        if self.closed {
+            return Err(AdmissionRefusal::Closed);
+        }
         let held = self.holdings(organisation);
         if held.sandboxes >= limits.sandboxes_max {
             return Err(AdmissionRefusal::Sandboxes {
@@ -87,6 +101,19 @@ impl Ledger {
         }
         self.book(organisation, demand);
         Ok(())
+    }
+
+    /// Admits nobody any more, if nobody holds anything. Both at once, so that no
+    /// sandbox comes between the question and its answer.
+    pub fn close(&mut self) -> Result<(), InUse> {
+        let held = self.held.values().map(|held| held.sandboxes);
+        match held.fold(0, u32::saturating_add) {
+            0 => {
+                self.closed = true;
+                Ok(())
+            }
+            sandboxes => Err(InUse { sandboxes }),
+        }
     }
 
     /// Books a sandbox that exists whatever the limits say now.
@@ -162,6 +189,25 @@ mod tests {
                 assert!(said.contains(expected), "{said}");
             }
             assert_eq!(ledger.holdings(&organisation(2)), Holdings::default());
+        }
+    }
+
+    #[test]
+    fn a_ledger_closes_for_good_and_only_when_nobody_holds_anything() {
+        let (one, other) = (organisation(1), organisation(2));
+        let mut ledger = Ledger::default();
+        ledger.admit(&one, demand(1, 1), &LIMITS).unwrap();
+        ledger.book(&other, demand(1, 1));
+        assert_eq!(ledger.close(), Err(InUse { sandboxes: 2 }));
+        ledger.release(&other, demand(1, 1));
+        assert_eq!(ledger.close(), Err(InUse { sandboxes: 1 }));
+        ledger.admit(&other, demand(1, 1), &LIMITS).unwrap();
+        ledger.release(&one, demand(1, 1));
+        ledger.release(&other, demand(1, 1));
+        for _ in 0..2 {
+            assert_eq!(ledger.close(), Ok(()));
+            let refused = ledger.admit(&one, demand(1, 1), &LIMITS);
+            assert_eq!(refused, Err(AdmissionRefusal::Closed));
         }
     }
 

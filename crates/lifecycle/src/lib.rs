@@ -8,7 +8,7 @@ mod lifetime;
 mod machine;
 mod plan;
 
-pub use admission::{AdmissionRefusal, Demand, Holdings, Ledger, OrganisationLimits};
+pub use admission::{AdmissionRefusal, Demand, Holdings, InUse, Ledger, OrganisationLimits};
 pub use lifetime::{
     CLOCK_SKEW_TOLERATED, Lifetime, LifetimeKind, LifetimeLimits, LifetimeRequest,
     LifetimeRequestError,

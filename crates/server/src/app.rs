@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) budget: Arc<Budget>,
     /// Fires when the server stops. Sandboxes live on.
     pub(crate) shutdown: CancellationToken,
+    /// Fires when the server has agreed to make room for another.
+    pub(crate) retired: CancellationToken,
     /// Every task that outlives a request.
     pub(crate) tasks: TaskTracker,
 }

@@ -37,6 +37,9 @@ pub struct ServerConfig {
     /// How sandboxes are reached over SSH. When absent they are not, and whoever asks is
     /// refused.
     pub ssh: Option<SshOptions>,
+    /// Whether it ends when whoever holds the admin token asks it to and it has no
+    /// sandboxes, to make room for another.
+    pub retires: bool,
 }
 
 /// How sandboxes are reached over SSH.

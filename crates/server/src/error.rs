@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use tombolo_api::error::{ErrorBody, ErrorCode};
 use tombolo_diag::Report;
 use tombolo_ids::EntropyError;
-use tombolo_lifecycle::{ConnectRefusal, ExtendRefusal};
+use tombolo_lifecycle::{AdmissionRefusal, ConnectRefusal, ExtendRefusal};
 use tonic::Code;
 
 use crate::call::CallError;
@@ -206,13 +206,16 @@ impl From<ChangeError> for ApiError {
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         match error {
+            CreateError::Refused(refusal @ AdmissionRefusal::Closed) => {
+                Self::saying(ErrorCode::ServerEnding, &refusal)
+            }
             CreateError::Refused(refusal) => Self::saying(ErrorCode::LimitExceeded, &refusal),
             CreateError::Id(error) => error.into(),
             CreateError::Database(error) => error.into(),
             CreateError::Node(error) => error.into(),
             CreateError::Egress(error) => error.into(),
             CreateError::Ended => Self::saying(ErrorCode::SandboxAlreadyTerminated, &error),
-            CreateError::ShuttingDown => Self::saying(ErrorCode::NodeUnavailable, &error),
+            CreateError::ShuttingDown => Self::saying(ErrorCode::ServerEnding, &error),
         }
     }
 }

@@ -40,7 +40,7 @@ mod websocket;
 pub use config::{IngressOptions, Limits, ServerConfig, SshOptions};
 pub use database::OpenDatabaseError;
 pub use openapi::document as openapi_document;
-pub use serve::{Addresses, ServeError, Server, run};
+pub use serve::{Addresses, Ending, ServeError, Server, run};
 pub use token::{ParseTokenHashError, TokenHash};
 pub use tombolo_ingress::{
     AcmeConfig, Base as IngressBase, Limits as IngressLimits, ParseBaseError,

@@ -1,10 +1,11 @@
 //! Tombolo's own endpoints: tokens and the server itself; richer listings are
 //! in `rows.rs`, the network in `egress.rs` and `records.rs`, ports that are reached over
-//! HTTP in `exposures.rs`, files that change in `watch.rs`.
+//! HTTP in `exposures.rs`, files that change in `watch.rs`, its end in `retire.rs`.
 
 pub(crate) mod egress;
 pub(crate) mod exposures;
 pub(crate) mod records;
+pub(crate) mod retire;
 mod rows;
 pub(crate) mod ssh;
 pub(crate) mod watch;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tombolo_ids::{MemoryMib, OrganisationId, SandboxId};
-use tombolo_lifecycle::{AdmissionRefusal, Demand, Ledger, OrganisationLimits};
+use tombolo_lifecycle::{AdmissionRefusal, Demand, InUse, Ledger, OrganisationLimits};
 
 use crate::sandbox::SandboxHandle;
 
@@ -41,6 +41,11 @@ impl Registry {
     ) -> Result<Reservation, AdmissionRefusal> {
         self.ledger.lock().admit(organisation, demand, limits)?;
         Ok(self.reservation(organisation, demand))
+    }
+
+    /// Takes no more sandboxes, if there are none.
+    pub(crate) fn close(&self) -> Result<(), InUse> {
+        self.ledger.lock().close()
     }
 
     /// Books a sandbox that exists already.

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::auth::Member;
 use crate::body::{BODY_LEN_MAX, LONG_BODY_LEN_MAX};
 use crate::error::ApiError;
-use crate::native::{egress, exposures, records, ssh, watch};
+use crate::native::{egress, exposures, records, retire, ssh, watch};
 use crate::openapi::Document;
 use crate::{native, sandboxes, trace, unkept, unread, websocket};
 
@@ -60,6 +60,7 @@ pub(crate) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(native::list_tokens, native::create_token))
         .routes(routes!(native::revoke_token))
         .routes(routes!(native::info))
+        .routes(routes!(retire::retire))
         .routes(routes!(native::health))
 }
 

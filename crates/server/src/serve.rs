@@ -88,24 +88,43 @@ pub struct Addresses {
     pub ssh: Option<SocketAddr>,
 }
 
-/// Serves until SIGTERM or SIGINT, then stops in order. `ready` is told the
-/// addresses once requests are answered. Sandboxes outlive the server.
+/// Why a server has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By a signal.
+    Stopped,
+    /// It was asked to make room for another, and had no sandboxes.
+    Retired,
+}
+
+/// Serves until SIGTERM, SIGINT or its retirement, then stops in order. `ready` is
+/// told the addresses once requests are answered. Sandboxes outlive the server.
 pub async fn run(
     config: ServerConfig,
     ready: oneshot::Sender<Addresses>,
-) -> Result<(), ServeError> {
+) -> Result<Ending, ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let server = Server::start(config).await?;
     if ready.send(server.addresses()).is_err() {
         tracing::debug!("nobody waits for the server to be ready");
     }
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
-    }
+    let ending = tokio::select! {
+        _ = terminate.recv() => {
+            tracing::info!("stopping: SIGTERM");
+            Ending::Stopped
+        }
+        _ = interrupt.recv() => {
+            tracing::info!("stopping: SIGINT");
+            Ending::Stopped
+        }
+        () = server.app.retired.cancelled() => {
+            tracing::info!("stopping: it makes room for another");
+            Ending::Retired
+        }
+    };
     server.stop().await;
-    Ok(())
+    Ok(ending)
 }
 
 /// A server that runs in the background.
@@ -153,6 +172,7 @@ impl Server {
             stream_ids: Arc::new(StreamIds::new(seed)),
             budget: Arc::default(),
             shutdown: CancellationToken::new(),
+            retired: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
         });

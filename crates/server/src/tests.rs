@@ -12,6 +12,7 @@ mod lifetimes;
 mod listing;
 mod networks;
 mod recovery;
+mod retiring;
 mod routing;
 mod ssh;
 mod watches;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{EgressSettings, RunAs, Settings};
 use crate::privileges::Keep;
-use crate::state::StateDir;
+use crate::state::{StateDir, Tenure};
 
 /// Ports below it are for who may (ip(7), `ip_unprivileged_port_start`).
 const LOW_PORTS_END: u16 = 1024;
@@ -41,6 +41,8 @@ pub(crate) struct ServerLaunch {
     pub(crate) ssh_host_key: PathBuf,
     /// The server knows the admin token by its hash only, in hexadecimal.
     pub(crate) admin_token_hash: String,
+    /// Whether it makes room for another when it is asked to.
+    pub(crate) retires: bool,
     pub(crate) settings: Settings,
 }
 
@@ -121,7 +123,12 @@ impl ServerLaunch {
         }
     }
 
-    pub(crate) fn new(state: &StateDir, settings: &Settings, admin_token_hash: String) -> Self {
+    pub(crate) fn new(
+        state: &StateDir,
+        settings: &Settings,
+        tenure: Tenure,
+        admin_token_hash: String,
+    ) -> Self {
         Self {
             run_as: settings.run_as,
             listen: settings.listen,
@@ -132,6 +139,7 @@ impl ServerLaunch {
             ssh_host_key: state.ssh_host_key_file(),
             ingress_identity: crate::ingress::identity_file(state, &settings.ingress),
             admin_token_hash,
+            retires: tenure == Tenure::Passes,
             settings: settings.clone(),
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 use tombolo_ids::{DiskBytes, MemoryMib, Region};
 use tombolo_server::{
-    AcmeConfig, Addresses, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits,
+    AcmeConfig, Addresses, Ending, IngressLimits, IngressOptions, Limits, ServerConfig, SshLimits,
     SshOptions,
 };
 
@@ -13,8 +13,8 @@ use super::{Ready, ServerLaunch};
 use crate::config::{IngressSettings, Settings};
 use crate::failure::Outcome;
 
-/// Runs the server until it is told to end. `ready` hears where it listens.
-pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outcome {
+/// Runs the server until it ends, and says why. `ready` hears where it listens.
+pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outcome<Ending> {
     let (sender, receiver) = oneshot::channel();
     let config = ServerConfig {
         listen: launch.listen,
@@ -38,6 +38,7 @@ pub(super) async fn run(launch: ServerLaunch, ready: impl FnOnce(Ready)) -> Outc
             key_file: launch.ssh_host_key,
             limits: SshLimits::STANDARD,
         }),
+        retires: launch.retires,
     };
     let announce = async {
         // A server that fails drops its half, and its error says more.

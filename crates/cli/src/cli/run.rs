@@ -11,7 +11,7 @@ use super::{NetworkArgs, ServerArgs};
 #[command(after_help = "\
 Input, output and errors are the command's own, and so is the exit code. With a terminal at both
 ends the command gets one too. Starts a server in the background when none runs; it ends by itself
-when it has had nothing to do for a minute.
+when it has had nothing to do for a minute, and makes room for \"tombolo up\" before that.
 
 The command has no network unless you name the hosts that it may reach. A host that it may not reach
 answers HTTP and HTTPS with 403 and the reason, and anything else with a closed connection. A secret

@@ -9,7 +9,8 @@ use crate::config::{Flags, keys};
 #[command(after_help = "\
 Gets what is missing first. Then prints the three variables that point the SDKs here, and runs until
 it is interrupted; that ends its sandboxes. If it is killed instead, its sandboxes live on, and the
-next \"tombolo up\" on the same state directory takes them over.
+next \"tombolo up\" on the same state directory takes them over. A server that \"tombolo run\" started
+makes room for it, unless that one has sandboxes.
 
 Examples:
   tombolo up
@@ -20,7 +21,7 @@ Every flag is also a key of the configuration file: see docs/reference/configura
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) settings: SettingArgs,
-    /// End by itself after a minute without sandboxes
+    /// End by itself after a minute without sandboxes, or for another "tombolo up"
     #[arg(long)]
     pub(crate) ephemeral: bool,
     /// Print where the server is, as one line of JSON

@@ -14,14 +14,16 @@ use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::{local, output, up, wire};
 use tombolo_api::config::NewSandbox;
-use tombolo_client::{Client, Sandbox};
+use tombolo_client::{Client, ConnectError, Sandbox};
 
 /// The exit code when the time is up, as `timeout(1)` has it.
 const TIMED_OUT: u8 = 124;
+/// How many servers are tried that end before they have made a sandbox.
+const TRIES_MAX: u32 = 3;
 /// How much later than the command's own deadline the server's backstop is.
 const BACKSTOP: Duration = Duration::from_secs(30);
 
-pub(super) fn run(context: &Context, args: RunArgs) -> Outcome<u8> {
+pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome<u8> {
     let isolation = args.isolation.as_deref().map(parse_isolation).transpose()?;
     // What was typed is checked before anything is made.
     let env = wire::variables(&args.env, &context.environment)?;
@@ -31,14 +33,63 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Outcome<u8> {
         .endpoint
         .as_deref()
         .or_else(|| context.environment.get(keys::ENDPOINT_VARIABLE));
-    let client = match named {
-        Some(_) => block_on(local::connect(context, named))?,
-        None => up::ensure_running(context, isolation)?,
-    };
-    block_on(async {
-        check_isolation(&client, isolation).await?;
-        in_new_sandbox(context, &client, args, env, network).await
-    })
+    let config = new_sandbox(args, network);
+    let mut tries_left = TRIES_MAX;
+    loop {
+        let client = match named {
+            Some(_) => block_on(local::connect(context, named))?,
+            None => up::ensure_running(context, isolation)?,
+        };
+        let ran = block_on(async {
+            check_isolation(&client, isolation).await?;
+            in_new_sandbox(context, &client, config.clone(), args, &env).await
+        })?;
+        tries_left -= 1;
+        match ran {
+            Ran::Done(code) => return Ok(code),
+            Ran::ServerEnds(error) if named.is_none() && tries_left > 0 => {
+                tracing::debug!(%error, "the server is ending, and another is used");
+                if error.refusal().is_some() {
+                    block_on(up::outlast(context))?;
+                }
+            }
+            Ran::ServerEnds(error) => return Err(wire::not_connected(error)),
+        }
+    }
+}
+
+/// What came of a command.
+enum Ran {
+    /// It ran, and this is our exit code.
+    Done(u8),
+    /// It did not: the server makes no more sandboxes, or has gone.
+    ServerEnds(ConnectError),
+}
+
+/// Whether a server was found that ends before it has made a sandbox. One that breaks off
+/// may have begun to: it takes down what nobody waits for, and nothing has run in it.
+fn is_ending(error: &ConnectError) -> bool {
+    let code = error.refusal().map(|refusal| refusal.code.as_str());
+    code == Some("SERVER_ENDING")
+        || matches!(
+            error,
+            ConnectError::Unreachable { .. } | ConnectError::Http { .. }
+        )
+}
+
+fn new_sandbox(args: &RunArgs, network: Network) -> NewSandbox {
+    NewSandbox {
+        memory_mb: args.memory,
+        // Without a limit the sandbox lives as long as this connection, so it
+        // ends even if this command is killed.
+        timeout: args
+            .timeout
+            .map(|timeout| sandbox::lifetime(timeout + BACKSTOP)),
+        allow_net: network.allow_net,
+        secrets: network.secrets,
+        egress_policy: network.egress_policy,
+        ..NewSandbox::default()
+    }
 }
 
 fn parse_isolation(given: &str) -> Outcome<Isolation> {
@@ -56,8 +107,7 @@ fn parse_isolation(given: &str) -> Outcome<Isolation> {
 async fn check_isolation(client: &Client, wanted: Option<Isolation>) -> Outcome {
     let wanted = match wanted {
         None | Some(Isolation::Auto) => return Ok(()),
-        Some(Isolation::Kvm) => "kvm",
-        Some(Isolation::Emulated) => "emulated",
+        Some(wanted) => wanted.name(),
     };
     let info = client.info().await.map_err(wire::refused)?;
     match info.node {
@@ -83,35 +133,26 @@ async fn check_isolation(client: &Client, wanted: Option<Isolation>) -> Outcome 
 async fn in_new_sandbox(
     context: &Context,
     client: &Client,
-    args: RunArgs,
-    env: BTreeMap<String, String>,
-    network: Network,
-) -> Outcome<u8> {
+    config: NewSandbox,
+    args: &RunArgs,
+    env: &BTreeMap<String, String>,
+) -> Outcome<Ran> {
     let mode = Mode::choose(args.tty, args.no_tty);
-    let config = NewSandbox {
-        memory_mb: args.memory,
-        // Without a limit the sandbox lives as long as this connection, so it
-        // ends even if this command is killed.
-        timeout: args
-            .timeout
-            .map(|timeout| sandbox::lifetime(timeout + BACKSTOP)),
-        allow_net: network.allow_net,
-        secrets: network.secrets,
-        egress_policy: network.egress_policy,
-        ..NewSandbox::default()
-    };
     let mut signals = Signals::listen()?;
     let created = tokio::select! {
-        created = Sandbox::builder().config(config).create(client) => {
-            created.map_err(wire::not_connected)?
-        }
-        code = signals.end() => return Ok(code),
+        created = Sandbox::builder().config(config).create(client) => created,
+        code = signals.end() => return Ok(Ran::Done(code)),
+    };
+    let created = match created {
+        Ok(created) => created,
+        Err(error) if is_ending(&error) => return Ok(Ran::ServerEnds(error)),
+        Err(error) => return Err(wire::not_connected(error)),
     };
     sandbox::warn(created.warnings());
     let what = sandbox::What {
-        words: args.command,
-        env: sandbox::with_terminal(env, context, mode),
-        cwd: args.cwd,
+        words: args.command.clone(),
+        env: sandbox::with_terminal(env.clone(), context, mode),
+        cwd: args.cwd.clone(),
     };
     let attended = attach::run(what.command(&created), mode, &mut signals);
     let finished = match args.timeout {
@@ -120,11 +161,11 @@ async fn in_new_sandbox(
     };
     throw_away(created).await;
     if let Some(status) = finished {
-        return Ok(sandbox::exit_code(&status?));
+        return Ok(Ran::Done(sandbox::exit_code(&status?)));
     }
     let limit = humantime::format_duration(args.timeout.unwrap_or_default());
     output::tell(&format!("tombolo: the command was ended after {limit}"));
-    Ok(TIMED_OUT)
+    Ok(Ran::Done(TIMED_OUT))
 }
 
 /// Ends the sandbox. The command's own outcome is what matters by now.

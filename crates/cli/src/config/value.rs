@@ -111,6 +111,17 @@ pub(crate) enum Isolation {
     Emulated,
 }
 
+impl Isolation {
+    /// As it is written, and as a node calls what it does.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Emulated => "emulated",
+        }
+    }
+}
+
 /// The user and the group that a child runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunAs {

@@ -1,12 +1,13 @@
 //! A server in the background, for `tombolo run` where none runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tombolo_diag::ExitCode;
 use tombolo_proc::{Command, Detached};
 
+use super::place::{self, Answer, make_room};
 use crate::commands::block_on;
 use crate::config::{Flags, Isolation, Settings, keys};
 use crate::context::Context;
@@ -17,6 +18,8 @@ use tombolo_client::Client;
 
 /// How long a background server may take once everything is there.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long one that makes room may take to end.
+const END_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often to look whether it answers.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How much of its log to show when it fails.
@@ -31,29 +34,30 @@ const PASSED_ON: [&str; 5] = [
     "SSL_CERT_DIR",
 ];
 
-/// The server of the state directory, started if there is none.
+/// The server of the state directory, started if there is none, and in the place of one
+/// that nobody needs if that was given other settings.
 pub(crate) fn ensure_running(context: &Context, isolation: Option<Isolation>) -> Outcome<Client> {
     let mut flags = Flags::new();
     if let Some(isolation) = isolation {
-        flags.insert(keys::ISOLATION.name, name(isolation).to_owned());
+        flags.insert(keys::ISOLATION.name, isolation.name().to_owned());
     }
     let asked = flags.clone();
-    if let Some((running, client)) = block_on(local::running(context))? {
-        check_settings(context, &asked, &running)?;
+    if let Some(client) = block_on(suitable(context, &asked, isolation))? {
         return Ok(client);
     }
     crate::context::require_root("starting a server for \"tombolo run\"")?;
     let settings = context.settings(&flags)?;
-    if settings.listen.to_string() == keys::LISTEN.default.to_string() {
-        // Nobody asked for an address and nobody will type it, so another
-        // server's is no obstacle.
-        flags.insert(keys::LISTEN.name, "127.0.0.1:0".to_owned());
-    }
-    if settings.ingress.listen.to_string() == keys::INGRESS_LISTEN.default.to_string() {
-        flags.insert(keys::INGRESS_LISTEN.name, "127.0.0.1:0".to_owned());
-    }
-    if settings.ssh.listen.to_string() == keys::SSH_LISTEN.default.to_string() {
-        flags.insert(keys::SSH_LISTEN.name, "127.0.0.1:0".to_owned());
+    let free = "127.0.0.1:0".to_owned();
+    // Nobody asked for an address and nobody will type it, so another server's is no
+    // obstacle.
+    for (key, listen) in [
+        (&keys::LISTEN, settings.listen),
+        (&keys::INGRESS_LISTEN, settings.ingress.listen),
+        (&keys::SSH_LISTEN, settings.ssh.listen),
+    ] {
+        if listen.to_string() == key.default.to_string() {
+            flags.insert(key.name, free.clone());
+        }
     }
     let settings = context.settings(&flags)?;
     context
@@ -63,42 +67,95 @@ pub(crate) fn ensure_running(context: &Context, isolation: Option<Isolation>) ->
     // Here rather than in the background, where nobody would see it happen.
     drop(provision::provision(context, &settings)?);
     // Meanwhile another may have started one.
-    if let Some((running, client)) = block_on(local::running(context))? {
-        check_settings(context, &asked, &running)?;
+    if let Some(client) = block_on(suitable(context, &asked, isolation))? {
         return Ok(client);
     }
     let started = start(context, &settings, &flags)?;
     block_on(wait(context, &asked, started))
 }
 
-/// A configuration that a person names is not left out in silence because a
-/// server runs already. `asked` are the flags that they gave besides.
-fn check_settings(context: &Context, asked: &Flags, running: &Running) -> Outcome {
-    let (Some(named), Some(theirs)) = (&context.config_file, &running.settings) else {
-        return Ok(());
+/// The server that runs, if it may be used for what was asked. One that may not makes
+/// room if nobody needs it, and then there is none.
+async fn suitable(
+    context: &Context,
+    asked: &Flags,
+    isolation: Option<Isolation>,
+) -> Outcome<Option<Client>> {
+    let Some((running, client)) = local::running(context).await? else {
+        return Ok(None);
     };
-    let ours = context.settings(asked)?;
-    let others = ours.not_followed(theirs, named)?;
-    if others.is_empty() {
-        return Ok(());
+    let others = not_followed(context, asked, &running)?;
+    if others.is_empty() && !is_of_other_isolation(&client, isolation).await {
+        return Ok(Some(client));
     }
+    let answer = make_room(context, &running).await?;
+    match &answer {
+        Answer::Ends | Answer::Silent => {
+            wait_for_end(context, &running).await?;
+            // Where it did not end, its lock says so to the one that is started.
+            Ok(None)
+        }
+        // Whoever uses it says that its isolation is another.
+        _ if others.is_empty() => Ok(Some(client)),
+        answer => Err(differs(context, &others, &running, answer)),
+    }
+}
+
+/// Whether it runs its sandboxes in another way than the one that was insisted on.
+async fn is_of_other_isolation(client: &Client, wanted: Option<Isolation>) -> bool {
+    let Some(wanted) = wanted.filter(|wanted| *wanted != Isolation::Auto) else {
+        return false;
+    };
+    let node = client.info().await.ok().and_then(|info| info.node);
+    node.is_some_and(|node| node.isolation != wanted.name())
+}
+
+/// Waits until a server that said that it is ending has ended.
+pub(crate) async fn outlast(context: &Context) -> Outcome {
+    match context.state.running()? {
+        Some(running) => wait_for_end(context, &running).await,
+        None => Ok(()),
+    }
+}
+
+async fn wait_for_end(context: &Context, running: &Running) -> Outcome {
+    let deadline = Instant::now() + END_TIMEOUT;
+    // The last that it does is to forget where it was; the number of its process may
+    // stay for as long as nobody asks what became of that.
+    let is_there = || Ok::<_, Failure>(context.state.running()?.as_ref() == Some(running));
+    while is_there()? && local::is_alive(running.pid) && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// What a configuration that a person names says and the server was not given: it is
+/// not left out in silence because a server runs already. `asked` are the flags that
+/// they gave besides.
+fn not_followed(context: &Context, asked: &Flags, running: &Running) -> Outcome<Vec<String>> {
+    let (Some(named), Some(theirs)) = (&context.config_file, &running.settings) else {
+        return Ok(Vec::new());
+    };
+    Ok(context.settings(asked)?.not_followed(theirs, named)?)
+}
+
+fn differs(context: &Context, others: &[String], running: &Running, answer: &Answer) -> Failure {
+    let named = context.config_file.as_deref().unwrap_or(Path::new("-"));
     let what = format!(
         "the server that runs was not given what {} says of {}",
         named.display(),
         others.join(", ")
     );
-    Err(Failure::message(ExitCode::Config, what).hint(format!(
-        "stop it, and all its sandboxes, by: kill {}; one that \"tombolo run\" started ends a minute after its last sandbox",
-        running.pid
-    )))
-}
-
-fn name(isolation: Isolation) -> &'static str {
-    match isolation {
-        Isolation::Auto => "auto",
-        Isolation::Kvm => "kvm",
-        Isolation::Emulated => "emulated",
-    }
+    let hint = match answer {
+        Answer::Needed(sandboxes) if !sandboxes.is_empty() => format!(
+            "another takes its place when it has no sandboxes; it has {}; wait until they have \
+             ended, or end them all by: tombolo sandbox kill --all",
+            place::named(sandboxes)
+        ),
+        Answer::Needed(_) => "a sandbox is just being created or ended there; try again".to_owned(),
+        _ => format!("stop it, and all its sandboxes, by: kill {}", running.pid),
+    };
+    Failure::message(ExitCode::Config, what).hint(hint)
 }
 
 /// What says which other server this command would talk to is not for the one
@@ -163,15 +220,18 @@ async fn wait(context: &Context, asked: &Flags, mut started: Started) -> Outcome
     while Instant::now() < deadline {
         if let Some((running, client)) = local::running(context).await.unwrap_or_default() {
             if running.pid != started.process.id() {
-                check_settings(context, asked, &running)?;
+                let others = not_followed(context, asked, &running)?;
+                if !others.is_empty() {
+                    return Err(differs(context, &others, &running, &Answer::Stays));
+                }
             }
             return Ok(client);
         }
-        // One that ended because another was there first leaves that other to
-        // wait for.
+        // One that ended because another was there first, or in order because it made
+        // room for another, leaves that other to wait for.
         let ended = started.process.try_wait()?;
         let another = Some(i32::from(ExitCode::TryAgain.code()));
-        if ended.is_some_and(|status| status.code() != another) {
+        if ended.is_some_and(|status| !status.success() && status.code() != another) {
             break;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
 
+use crate::children;
 use crate::config::keys;
 
 /// How long a child may take until it is ready. A node takes over what an
@@ -68,6 +69,15 @@ pub(super) enum ChildError {
     NotReady { role: Role },
 }
 
+/// How a child ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is the server, and has agreed to make room for another.
+    Retired,
+    /// In any other way, in words.
+    Died(String),
+}
+
 /// A child that runs.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -121,10 +131,11 @@ impl Child {
     }
 
     /// Waits until the child ends, and says how.
-    pub(super) async fn ended(&mut self) -> String {
+    pub(super) async fn ended(&mut self) -> End {
         match self.process.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
+            Ok(status) if status.code() == Some(children::RETIRED.into()) => End::Retired,
+            Ok(status) => End::Died(status.to_string()),
+            Err(error) => End::Died(error.to_string()),
         }
     }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tombolo_diag::ExitCode;
 
-use super::child::{Child, ChildError, Role};
+use super::child::{Child, ChildError, End, Role};
 use super::tokens;
 use crate::children::{EgressLaunch, NodeLaunch, Ready, ServerLaunch};
 use crate::config::Settings;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::ingress::Certificates;
-use crate::state::Running;
+use crate::state::{Running, Tenure};
 
 /// The wait before a child that died is started again, doubled each time...
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -36,7 +36,11 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts all. What fails here fails for good: it is the person's to
     /// mend, and they are watching.
-    pub(crate) async fn start(context: &Context, settings: &Settings) -> Outcome<Self> {
+    pub(crate) async fn start(
+        context: &Context,
+        settings: &Settings,
+        tenure: Tenure,
+    ) -> Outcome<Self> {
         let admin_token_hash = tokens::make_admin(&context.state)?;
         let certificates = Certificates::prepare(&context.state, settings)?;
         let egress = EgressLaunch::new(&context.state, settings);
@@ -49,7 +53,7 @@ impl Fleet {
                 return Err(error.into());
             }
         };
-        let launch = ServerLaunch::new(&context.state, settings, admin_token_hash);
+        let launch = ServerLaunch::new(&context.state, settings, tenure, admin_token_hash);
         let (mut server, address) =
             match Keeper::start(Role::Server, launch, context.log.clone()).await {
                 Ok(started) => started,
@@ -95,14 +99,17 @@ impl Fleet {
         })
     }
 
-    /// Starts again whichever child dies, for ever.
+    /// Starts again whichever child dies, until the server retires.
     pub(super) async fn keep_alive(&mut self, context: &Context) -> Outcome {
         loop {
-            tokio::select! {
-                () = self.egress.revive() => {}
-                () = self.node.revive() => {}
-                () = self.server.revive() => {}
+            let life = tokio::select! {
+                life = self.egress.revive() => life,
+                life = self.node.revive() => life,
+                life = self.server.revive() => life,
                 never = self.certificates.keep() => match never {},
+            };
+            if life == Life::Retired {
+                return Ok(());
             }
             self.running.egress_pid = Some(self.egress.child.pid());
             self.running.node_pid = self.node.child.pid();
@@ -133,6 +140,15 @@ impl Fleet {
 pub(crate) struct Pids {
     pub(crate) server: u32,
     pub(crate) node: u32,
+}
+
+/// What became of a child that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// It runs again.
+    Again,
+    /// It is not to be started again.
+    Retired,
 }
 
 /// A child and how to start it again.
@@ -179,13 +195,16 @@ impl<L: serde::Serialize + Sync> Keeper<L> {
         Ok((keeper, said))
     }
 
-    /// Waits until the child dies and a new one is ready. It may be dropped
-    /// at any point and called again: what it knows is kept.
-    async fn revive(&mut self) {
+    /// Waits until the child dies and a new one is ready, or it retires. It may be
+    /// dropped at any point and called again: what it knows is kept.
+    async fn revive(&mut self) -> Life {
         loop {
             match self.state {
                 Vitality::Alive { since, backoff } => {
-                    let status = self.child.ended().await;
+                    let status = match self.child.ended().await {
+                        End::Retired => return Life::Retired,
+                        End::Died(status) => status,
+                    };
                     let backoff = if since.elapsed() >= HEALTHY_AFTER {
                         BACKOFF_MIN
                     } else {
@@ -207,7 +226,7 @@ impl<L: serde::Serialize + Sync> Keeper<L> {
                                 backoff,
                             };
                             tracing::info!(role = %self.role, "it runs again");
-                            return;
+                            return Life::Again;
                         }
                         Err(error) => {
                             tracing::error!(role = %self.role, %error, "it does not come back yet");

@@ -54,6 +54,7 @@ async fn requests_without_a_good_token_are_refused() {
             "/api/tombolo/v1/tokens/tok_1at5nn58e77rtd11e3k3",
         ),
         (Method::GET, "/api/tombolo/v1/info"),
+        (Method::POST, "/api/tombolo/v1/retire"),
         (Method::GET, "/api/tombolo/v1/sandboxes"),
     ];
     for (header, code) in cases {

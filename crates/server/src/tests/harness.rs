@@ -89,6 +89,7 @@ impl World {
             limits,
             ingress: Some(ingress.options),
             ssh: Some(super::ssh::options(node.directory())),
+            retires: false,
         };
         let server = Server::start(config.clone()).await.unwrap();
         let address = server.address();
