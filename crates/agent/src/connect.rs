@@ -1,6 +1,6 @@
 //! Connections between the host and programs of the guest, each a call whose
-//! two streams are the two directions of a TCP connection over the guest's own
-//! loopback. Programs that listen are connected to; those that connect to where
+//! two streams are the two directions of a connection over the guest's own
+//! loopback or a Unix socket. Programs that listen are connected to; those that connect to where
 //! the host listens ([`listen`]) are taken up.
 //!
 //! A direction ends on its own: the end of the request is a FIN to the program,
@@ -8,17 +8,18 @@
 //! kernel and in the call's window, so nothing here grows.
 
 mod listen;
+mod local;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use rustix::io::Errno;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -26,10 +27,12 @@ use tombolo_guest_proto::CHUNK_LEN_MAX;
 use tombolo_guest_proto::v1::dial_chunk::Part;
 use tombolo_guest_proto::v1::dial_target::To;
 use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget, ListenEvent};
+use tombolo_sys::guest::identity::Identity;
 use tonic::{Status, Streaming};
 
 use crate::deno::listeners::Search;
 use crate::fault::{CallError, Cause, at};
+use crate::files::Files;
 use crate::log::log;
 
 use listen::Listeners;
@@ -46,29 +49,32 @@ const ADDRESSES: [IpAddr; 2] = [
 ];
 
 /// Whom a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Port(NonZero<u16>),
     Process(i32),
     /// A connection that waits, by its number.
     Accepted(u64),
+    /// A Unix socket.
+    Local(PathBuf),
 }
 
 impl Target {
     /// The target that the first message of a call names.
-    pub(crate) fn named(first: Option<&Part>) -> Result<Self, CallError> {
+    pub(crate) fn named(first: Option<&Part>, files: &Files) -> Result<Self, CallError> {
         let wrong = |what| CallError::new(OPERATION, "", Cause::InvalidArgument(what));
         let Some(Part::Target(DialTarget { to: Some(to) })) = first else {
             return Err(wrong("the first message names no target"));
         };
-        match *to {
-            To::Port(port) => u16::try_from(port)
+        match to {
+            To::Port(port) => u16::try_from(*port)
                 .ok()
                 .and_then(NonZero::new)
                 .map(Self::Port)
                 .ok_or_else(|| wrong("a port is from 1 to 65535")),
-            To::Pid(pid) => Ok(Self::Process(pid)),
-            To::Accepted(number) => Ok(Self::Accepted(number)),
+            To::Pid(pid) => Ok(Self::Process(*pid)),
+            To::Accepted(number) => Ok(Self::Accepted(*number)),
+            To::Path(path) => Ok(Self::Local(files.resolve(OPERATION, path)?)),
         }
     }
 }
@@ -78,25 +84,19 @@ impl Target {
 pub(crate) struct Connections {
     slots: Arc<Semaphore>,
     listeners: Listeners,
+    /// Who connects to Unix sockets.
+    identity: Arc<Identity>,
 }
 
-impl Default for Connections {
-    fn default() -> Self {
+impl Connections {
+    pub(crate) fn new(identity: Identity) -> Self {
         Self {
+            identity: Arc::new(identity),
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             listeners: Listeners::default(),
         }
     }
-}
 
-/// A connection that counts against the bound while it is there.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: TcpStream,
-    slot: OwnedSemaphorePermit,
-}
-
-impl Connections {
     /// Connects to whoever listens, or takes up a connection that waits.
     pub(crate) async fn open(&self, target: Target) -> Result<Connection, Status> {
         if let Target::Accepted(number) = target {
@@ -108,6 +108,10 @@ impl Connections {
             Target::Port(port) => dial(&ADDRESSES.map(|ip| SocketAddr::new(ip, port.get()))).await,
             Target::Process(pid) => dial(&[listener_of(pid).await?]).await,
             Target::Accepted(_) => Err(CallError::errno(OPERATION, "", Errno::NOTCONN)),
+            Target::Local(path) => {
+                let stream = ProgramStream::Local(local::dial(&self.identity, &path).await?);
+                return Ok(Connection { stream, slot });
+            }
         }?;
         Ok(Connection::new(stream, slot).map_err(at(OPERATION, ""))?)
     }
@@ -121,10 +125,43 @@ impl Connections {
     }
 }
 
+/// A connection that counts against the bound while it is there.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: ProgramStream,
+    slot: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum ProgramStream {
+    Tcp(TcpStream),
+    Local(UnixStream),
+}
+
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+impl ProgramStream {
+    /// Dropping the second is a FIN to the program.
+    fn into_split(self) -> (Reader, Writer) {
+        match self {
+            Self::Tcp(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Self::Local(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+        }
+    }
+}
+
 impl Connection {
     fn new(stream: TcpStream, slot: OwnedSemaphorePermit) -> Result<Self, std::io::Error> {
         // What a program writes is to be seen when it writes it.
         stream.set_nodelay(true)?;
+        let stream = ProgramStream::Tcp(stream);
         Ok(Self { stream, slot })
     }
 }
@@ -181,9 +218,8 @@ pub(crate) fn join(
 }
 
 /// What a program sends.
-#[derive(Debug)]
 struct Incoming {
-    reader: OwnedReadHalf,
+    reader: Reader,
     buffer: BytesMut,
     /// The other direction, until the program has said all.
     feeding: Option<AbortHandle>,
@@ -214,7 +250,7 @@ impl Drop for Incoming {
 
 /// Tells a program what the host sends, at the pace it reads.
 async fn feed(
-    mut writer: OwnedWriteHalf,
+    mut writer: Writer,
     mut chunks: Streaming<DialChunk>,
     slot: Arc<OwnedSemaphorePermit>,
 ) {

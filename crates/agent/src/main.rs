@@ -164,7 +164,7 @@ fn run() -> Result<(), RunError> {
         handles: Handles::default(),
         turns: Turns::default(),
         watches: Watches::default(),
-        connections: Connections::default(),
+        connections: Connections::new(account.identity.clone()),
         deno: Deno::prepare(scripts),
         personalized: AtomicBool::new(false),
         owns_system: in_guest,

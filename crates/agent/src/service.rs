@@ -440,7 +440,7 @@ impl Contract for AgentService {
     async fn dial(&self, request: Request<Streaming<v1::DialChunk>>) -> Answer<Self::DialStream> {
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.and_then(|chunk| chunk.part);
-        let target = Target::named(first.as_ref())?;
+        let target = Target::named(first.as_ref(), &self.agent.files)?;
         let connection = self.agent.connections.open(target).await?;
         answer(Box::pin(connect::join(connection, chunks)))
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixStream};
 use tombolo_e2e::{World, with_world};
 use tombolo_proc::{Command, Output};
 
@@ -143,6 +143,7 @@ async fn clients(world: Arc<World>) -> anyhow::Result<()> {
         "{answer:?}"
     );
     forwarded(&door).await?;
+    sockets(&door).await?;
     mounted(&door).await?;
     let stranger = Door::open_as(&world, &id, Some(&"f".repeat(32))).await?;
     check(&stranger.ssh(&["-T"], "exit 0").await?, LOST, "")?;
@@ -198,6 +199,45 @@ async fn forwarded(door: &Door) -> anyhow::Result<()> {
         .args(["-o", "ControlPath=control", "-O", "exit", SANDBOX]);
     leave.run().await?;
     check(&seen?, 0, "200")
+}
+
+/// Unix sockets of the sandbox, one of its user and one that only root may open: each
+/// tells who connects.
+async fn sockets(door: &Door) -> anyhow::Result<()> {
+    let tell = "\
+import socket, struct, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(sys.argv[1])
+    server.listen()
+    while True:
+        with server.accept()[0] as client:
+            peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            client.sendall(b'user %d' % struct.unpack('3i', peer)[1])
+";
+    let start = format!(
+        "echo \"{tell}\" > tell.py; setsid python3 tell.py /tmp/open > /dev/null 2>&1 &
+        sudo sh -c 'umask 077; exec setsid python3 tell.py /tmp/closed' > /dev/null 2>&1 &
+        until test -S /tmp/open -a -S /tmp/closed; do sleep 0.1; done; id --user"
+    );
+    let user = door.ssh(&["-T"], &start).await?.stdout_text();
+    let forward = door
+        .client("ssh")
+        .args(["-o", "ExitOnForwardFailure=yes", "-o", "ControlMaster=yes"])
+        .args(["-o", "ControlPath=control", "-f", "-N"])
+        .args(["-L", "./open:/tmp/open", "-L", "./closed:/tmp/closed"]);
+    forward.arg(SANDBOX).run().await?;
+    let heard = async |name: &str| {
+        let mut stream = UnixStream::connect(door.home.path().join(name)).await?;
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await?;
+        Ok::<_, std::io::Error>(heard)
+    };
+    let seen = (heard("open").await, heard("closed").await);
+    let leave = door.client("ssh").args(["-o", "ControlPath=control"]);
+    leave.args(["-O", "exit", SANDBOX]).run().await?;
+    let seen = (seen.0?, seen.1?);
+    ensure!(seen == (format!("user {user}"), String::new()), "{seen:?}");
+    Ok(())
 }
 
 /// The sandbox's files as a directory here.

@@ -136,15 +136,12 @@ impl Sandbox for Entered {
 
     async fn connect(&self, port: NonZero<u16>) -> Result<GuestStream, ConnectError> {
         let connected = self.handle.agent().connect(Target::Port(port)).await;
-        connected.map_err(|error| match error {
-            ConnectGuestError::Refused(_) | ConnectGuestError::NoProcess(_) => {
-                ConnectError::NothingListens
-            }
-            ConnectGuestError::TooMany(_) => ConnectError::TooMany,
-            ConnectGuestError::Away(_) | ConnectGuestError::Failed(_) => {
-                ConnectError::Away(Box::new(error))
-            }
-        })
+        connected.map_err(not_connected)
+    }
+
+    async fn connect_local(&self, path: &str) -> Result<GuestStream, ConnectError> {
+        let connected = self.handle.agent().connect_local(path).await;
+        connected.map_err(not_connected)
     }
 
     async fn listen(&self, port: u16) -> Result<Forwarded<GuestStream>, ListenError> {
@@ -154,6 +151,18 @@ impl Sandbox for Entered {
             port: listening.port,
             streams: listening.streams,
         })
+    }
+}
+
+fn not_connected(error: ConnectGuestError) -> ConnectError {
+    match error {
+        ConnectGuestError::Refused(_) | ConnectGuestError::NoProcess(_) => {
+            ConnectError::NothingListens
+        }
+        ConnectGuestError::TooMany(_) => ConnectError::TooMany,
+        ConnectGuestError::Away(_) | ConnectGuestError::Failed(_) => {
+            ConnectError::Away(Box::new(error))
+        }
     }
 }
 

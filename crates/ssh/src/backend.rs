@@ -125,6 +125,13 @@ pub trait Sandbox: Clone + Send + Sync + 'static {
         port: NonZero<u16>,
     ) -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
 
+    /// Connects to a program that listens on a Unix socket, with the rights of those who
+    /// work in the sandbox. Relative paths start at their home.
+    fn connect_local(
+        &self,
+        path: &str,
+    ) -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
+
     /// Listens on the sandbox's loopback until the answer is dropped. Port 0 takes a free
     /// one.
     fn listen(

@@ -1,5 +1,7 @@
 //! One client: who it is, and what it asks for.
 
+mod forwards;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZero;
@@ -10,7 +12,6 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tombolo_diag::log_limited;
 use tombolo_places::Place;
@@ -149,44 +150,6 @@ impl<B: Backend> Connection<B> {
         log_limited!(debug, address = %self.address, "an SSH client asks much and starts nothing");
         Err(russh::Error::Disconnect)
     }
-
-    async fn forward(
-        &mut self,
-        address: &str,
-        port: &mut u32,
-        shared: Option<Shared<B::Sandbox>>,
-    ) -> bool {
-        let (Some(shared), Ok(asked)) = (shared, u16::try_from(*port)) else {
-            return false;
-        };
-        self.forwards.retain(|_, ended| !ended.is_cancelled());
-        // Whatever address a client names, the guest's loopback is all there is.
-        if self.forwards.len() >= shared.limits.forwards_max
-            || self.forwards.contains_key(&(address.to_owned(), *port))
-        {
-            return false;
-        }
-        let listening = timeout(shared.limits.start_timeout, shared.sandbox.listen(asked));
-        let forwarded = match listening.await {
-            Ok(Ok(forwarded)) => forwarded,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a port is not forwarded");
-                return false;
-            }
-            Err(_elapsed) => return false,
-        };
-        *port = forwarded.port.get().into();
-        let cancelled = self.ended.child_token();
-        let key = (address.to_owned(), *port);
-        self.forwards.insert(key, cancelled.clone());
-        let task = forward::remote(shared, address.to_owned(), forwarded);
-        self.common.tasks.spawn(async move {
-            cancelled.run_until_cancelled(task).await;
-            // The port may be asked for again.
-            cancelled.cancel();
-        });
-        true
-    }
 }
 
 fn verdict(is_known: bool) -> Auth {
@@ -296,14 +259,23 @@ impl<B: Backend> Handler for Connection<B> {
             reply.reject(failure).await;
             return Ok(());
         };
-        let Some((shared, slot)) = self
-            .shared(session)
-            .and_then(|shared| shared.slot().map(|slot| (shared, slot)))
-        else {
-            reply.reject(ChannelOpenFailure::ResourceShortage).await;
-            return Ok(());
-        };
-        self.spawn(slot, forward::direct(shared, channel, port, reply));
+        let connecting = |sandbox: B::Sandbox| async move { sandbox.connect(port).await };
+        self.connect(channel, connecting, reply, self.shared(session))
+            .await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let path = path.to_owned();
+        let connecting = |sandbox: B::Sandbox| async move { sandbox.connect_local(&path).await };
+        self.connect(channel, connecting, reply, self.shared(session))
+            .await;
         Ok(())
     }
 

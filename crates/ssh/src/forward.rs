@@ -1,6 +1,5 @@
-//! Forwarded connections: RFC 4254, section 7.
-
-use std::num::NonZero;
+//! Forwarded connections: RFC 4254, section 7, and those of Unix sockets: OpenSSH's
+//! `PROTOCOL`, section 2.4.
 
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf};
@@ -26,18 +25,17 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 pub(crate) async fn direct<S: Sandbox>(
     shared: Shared<S>,
     channel: Channel<Msg>,
-    port: NonZero<u16>,
+    connecting: impl Future<Output = Result<S::Stream, ConnectError>> + Send,
     reply: ChannelOpenHandle,
 ) {
-    let connecting = timeout(shared.limits.start_timeout, shared.sandbox.connect(port));
-    let failure = match connecting.await {
+    let failure = match timeout(shared.limits.start_timeout, connecting).await {
         Ok(Ok(stream)) => {
             reply.accept().await;
             return relay(channel, stream, &shared.gauge).await;
         }
         Ok(Err(ConnectError::TooMany)) => ChannelOpenFailure::ResourceShortage,
         Ok(Err(error)) => {
-            tracing::debug!(%error, %port, "a forward leads nowhere");
+            tracing::debug!(%error, "a forward leads nowhere");
             ChannelOpenFailure::ConnectFailed
         }
         Err(_elapsed) => ChannelOpenFailure::ConnectFailed,

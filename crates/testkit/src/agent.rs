@@ -237,6 +237,7 @@ impl FakeAgent {
                 let taken = self.lock().accepted.remove(&number);
                 return taken.ok_or_else(|| os_error(ENOTCONN, "connect"));
             }
+            Some(To::Path(_)) => return Err(nobody_listens()),
             None => return Err(Status::invalid_argument("no target is named")),
         };
         let address = self.lock().listeners.get(&listens).copied();

@@ -1,10 +1,13 @@
 //! Connections of the host to programs that listen in the guest, and of programs
 //! to where the host listens.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_guest_proto::CHUNK_LEN_MAX;
@@ -14,7 +17,7 @@ use tombolo_guest_proto::v1::listen_event::Event;
 use tombolo_guest_proto::v1::{DataChunk, DialChunk, DialTarget, ListenEvent, ListenRequest};
 use tonic::{Status, Streaming};
 
-use crate::support::{Guest, command, errno, failure, within};
+use crate::support::{Guest, command, errno, failure, is_root, within};
 
 type Sender = mpsc::Sender<DialChunk>;
 
@@ -142,6 +145,48 @@ async fn what_is_not_there_is_told() {
         let opened = open(&guest, first.clone()).await.map(drop);
         assert_eq!(failure(opened).kind, "invalid_argument", "{first:?}");
     }
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_reached_by_its_path() {
+    let guest = Guest::start().await;
+    let place = |name: &str| guest.home.join(name);
+    let listen = |name: &str, mode: u32| {
+        let listener = UnixListener::bind(place(name)).unwrap();
+        fs_err::set_permissions(place(name), Permissions::from_mode(mode)).unwrap();
+        listener
+    };
+    let listener = listen("here", 0o666);
+    // Of whoever runs the test. Where that is root, as the agent then is, the user is not.
+    let _closed = listen("closed", if is_root() { 0o600 } else { 0 });
+    fs_err::write(place("file"), "").unwrap();
+    fs_err::set_permissions(place("file"), Permissions::from_mode(0o666)).unwrap();
+    // Relative to the user's home.
+    let opened = open(&guest, target(To::Path("here".to_owned()))).await;
+    let (sender, mut answer) = opened.unwrap();
+    let (mut program, _) = within(listener.accept()).await.unwrap();
+    sender.send(data(b"to the program")).await.unwrap();
+    drop(sender);
+    let mut heard = Vec::new();
+    within(program.read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard, b"to the program");
+    program.write_all(b"and back").await.unwrap();
+    drop(program);
+    assert_eq!(rest(&mut answer).await, b"and back");
+
+    for (path, expected) in [
+        (place("nowhere"), Errno::NOENT),
+        (place("closed"), Errno::ACCESS),
+        (place("file"), Errno::CONNREFUSED),
+        (place(&"long".repeat(30)), Errno::NAMETOOLONG),
+    ] {
+        let path = path.to_str().unwrap().to_owned();
+        let opened = open(&guest, target(To::Path(path.clone()))).await.map(drop);
+        assert_eq!(errno(&opened), expected.raw_os_error(), "{path}");
+    }
+    // A name that is not a path: unix(7).
+    let hidden = open(&guest, target(To::Path("\0hidden".to_owned()))).await;
+    assert_eq!(failure(hidden.map(drop)).kind, "invalid_argument");
 }
 
 #[tokio::test]

@@ -76,6 +76,11 @@ impl GuestAgent {
         self.dial(to).await
     }
 
+    /// Connects to a program that listens on a Unix socket, as the sandbox's user.
+    pub(crate) async fn connect_local(&self, path: &str) -> Result<GuestStream, ConnectGuestError> {
+        self.dial(To::Path(path.to_owned())).await
+    }
+
     /// Takes up a connection that a program made, by the number that it was told by.
     pub(super) async fn take(&self, number: u64) -> Result<GuestStream, ConnectGuestError> {
         self.dial(To::Accepted(number)).await

@@ -1,12 +1,13 @@
 //! Stock OpenSSH clients against a gateway whose sandbox is this machine.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tombolo_proc::{Command, Output};
 
-use super::rig::{ECHO_PORT, FREE_PORT, Rig, SANDBOX, TAKEN_PORT, USER};
+use super::rig::{ECHO_PATH, ECHO_PORT, FREE_PORT, Rig, SANDBOX, TAKEN_PORT, USER};
 use crate::{Limits, Program, Terminal};
 
 /// What OpenSSH's client answers when it has no connection, or loses it.
@@ -189,6 +190,30 @@ async fn local_forwards_lead_to_the_loopback_and_nowhere_else() {
         let output = rig.run(&["-W", &target], &[], b"echoed").await;
         assert_eq!(code(&output), status, "{target}: {output:?}");
         assert_eq!(output.stdout_text(), expected, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn local_forwards_lead_to_unix_sockets() {
+    let rig = Rig::new().await;
+    for (path, expected) in [(ECHO_PATH, "echoed"), ("/run/nobody", "")] {
+        let here = rig.home.path().join("here");
+        let forward = format!("{}:{path}", here.display());
+        let options = ["-L", &forward, "-o", "StreamLocalBindUnlink=yes"];
+        let client = rig.ssh(USER, &options, &["cat"]).kill_on_drop(true);
+        let client = client.spawn(Stdio::piped(), Stdio::piped(), Stdio::inherit());
+        let mut client = client.unwrap();
+        // It listens before it starts the program, which says so.
+        let mut stdin = client.stdin.take().unwrap();
+        stdin.write_all(b"?").await.unwrap();
+        client.stdout.as_mut().unwrap().read_u8().await.unwrap();
+        let mut stream = UnixStream::connect(&here).await.unwrap();
+        let mut heard = Vec::new();
+        // Where nobody listens it is closed, perhaps before all is said.
+        if stream.write_all(b"echoed").await.is_ok() && stream.shutdown().await.is_ok() {
+            drop(stream.read_to_end(&mut heard).await);
+        }
+        assert_eq!(heard, expected.as_bytes(), "{path}");
     }
 }
 

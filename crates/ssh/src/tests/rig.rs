@@ -21,6 +21,8 @@ pub(super) const USER: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const SANDBOX: &str = "sbx_ams_test";
 /// A port at which an echo listens.
 pub(super) const ECHO_PORT: u16 = 7;
+/// A Unix socket at which another does.
+pub(super) const ECHO_PATH: &str = "/run/echo";
 /// What the sandbox listens on when any port will do, and one where it cannot.
 pub(super) const FREE_PORT: NonZero<u16> = NonZero::new(4000).unwrap();
 pub(super) const TAKEN_PORT: u16 = 4001;
@@ -96,6 +98,15 @@ impl Sandbox for World {
 
     async fn connect(&self, port: NonZero<u16>) -> Result<DuplexStream, ConnectError> {
         if port.get() != ECHO_PORT {
+            return Err(ConnectError::NothingListens);
+        }
+        let (near, far) = duplex(PIPE_LEN);
+        tokio::spawn(echo(far));
+        Ok(near)
+    }
+
+    async fn connect_local(&self, path: &str) -> Result<DuplexStream, ConnectError> {
+        if path != ECHO_PATH {
             return Err(ConnectError::NothingListens);
         }
         let (near, far) = duplex(PIPE_LEN);
