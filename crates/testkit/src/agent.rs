@@ -79,6 +79,7 @@ struct State {
     accepted: BTreeMap<u64, TcpStream>,
     accepted_count: u64,
     watchers: Vec<(WatchRequest, mpsc::UnboundedSender<Vec<WatchEvent>>)>,
+    is_older_than_watches: bool,
 }
 
 /// What a program of the guest is connected to for.
@@ -151,12 +152,22 @@ impl FakeAgent {
         self.lock().watchers.clear();
     }
 
+    /// From now on it is as old as agents that do not know the call by which files are
+    /// watched.
+    pub fn be_older_than_watches(&self) {
+        self.lock().is_older_than_watches = true;
+    }
+
     /// Only files can be watched here.
     pub(crate) fn watch(
         &self,
         request: WatchRequest,
     ) -> Result<UnboundedReceiverStream<Vec<WatchEvent>>, Status> {
         let mut state = self.lock();
+        if state.is_older_than_watches {
+            // What a server of gRPC says of itself of a method that it does not have.
+            return Err(Status::unimplemented(""));
+        }
         if !state.files.contains_key(&request.path) {
             return Err(not_found("watch", &request.path));
         }

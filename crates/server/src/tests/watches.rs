@@ -171,3 +171,20 @@ async fn what_cannot_be_watched_is_refused_in_words() {
         refused.refuses(status, code);
     }
 }
+
+/// A sandbox keeps the agent that it was started with, so one that was started before an
+/// upgrade may have none that watches.
+#[tokio::test]
+async fn who_watches_in_a_sandbox_of_an_earlier_version_is_told_to_use_a_new_one() {
+    let world = World::new().await;
+    let (socket, agent) = with_files(&world).await;
+    agent.be_older_than_watches();
+    let path = path(&socket.id(), "path=work");
+    let refused = world.open(&path, &world.token).await.unwrap_err();
+    refused.refuses(501, "NOT_BUILT_YET");
+    let words = refused.json["message"].as_str().unwrap();
+    assert!(words.contains("earlier version; use a new one"), "{words}");
+    // The sandbox is as good as before.
+    let row = world.row(&socket.id()).await;
+    assert_eq!(row["state"], "running");
+}
