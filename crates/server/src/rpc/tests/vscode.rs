@@ -89,7 +89,7 @@ async fn settings_that_cannot_be_read_are_left_and_told() {
         (b"{\"a\" 1}".to_vec(), "on line 1 column"),
         (b"[1]".to_vec(), "not an object"),
         (b"\xff".to_vec(), "not UTF-8"),
-        (vec![b' '; (1 << 20) + 1], "larger than a mebibyte"),
+        (vec![b' '; 128 * 1024 + 1], "larger than 128 KiB"),
     ] {
         harness.agent.put_file("/real", theirs);
         let error = client.error("vscode", params.clone()).await;
@@ -100,6 +100,10 @@ async fn settings_that_cannot_be_read_are_left_and_told() {
             "{message}"
         );
     }
+    let many = (0..=100).map(|key| (key.to_string(), json!(1))).collect();
+    let params = json!({"path": "/", "editorSettings": Value::Object(many)});
+    let error = client.error("vscode", params).await;
+    assert_eq!(error["constructorName"], "TypeError");
     assert!(harness.agent.state.written.lock().is_empty());
     assert!(harness.agent.calls("spawn").is_empty());
 }

@@ -2,6 +2,7 @@
 //! in the one that is there. What a person chose in VS Code stays.
 
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 use tokio_stream::StreamExt as _;
 use tombolo_api::rpc::ErrorObject;
 use tombolo_guest_proto::v1;
@@ -9,7 +10,7 @@ use tombolo_guest_proto::v1;
 use super::super::call::Call;
 use super::super::fault::CallError;
 use super::super::write;
-use super::merge::merge;
+use super::merge::{MergeError, merge};
 use super::{find, is_missing, real_path};
 
 const DIRECTORY: &str = "/home/app/.local/share/code-server/User";
@@ -17,14 +18,21 @@ const PATH: &str = "/home/app/.local/share/code-server/User/settings.json";
 /// What kind of file a mode is of, and a regular one.
 const KIND_MASK: u32 = 0o170_000;
 const KIND_FILE: u32 = 0o100_000;
-/// Of a settings file that keys are changed in. A person's has a few kilobytes.
-const LEN_MAX: usize = 1 << 20;
+/// Of a settings file that keys are changed in. A person's has a few kilobytes. Each key
+/// that is added costs a walk through the file.
+const LEN_MAX: usize = 128 * 1024;
+/// Keys of one call, for the same reason.
+const KEYS_MAX: usize = 100;
 
 /// Makes `settings.json` say what is asked for.
 pub(super) async fn settle(
     call: &Call,
     asked: Option<&Map<String, Value>>,
 ) -> Result<(), CallError> {
+    if asked.is_some_and(|asked| asked.len() > KEYS_MAX) {
+        let words = format!("\"editorSettings\" has more than {KEYS_MAX} keys");
+        return Err(ErrorObject::new("TypeError", words).into());
+    }
     let found = match find(call, PATH).await {
         Ok(found) => found,
         Err(status) if is_missing(&status) => return make(call, asked).await,
@@ -39,11 +47,19 @@ pub(super) async fn settle(
     // What a link points to is changed, and the link stays.
     let path = real_path(call, PATH).await?;
     let text = read(call, &path).await?;
-    let merged = merge(&text, asked).map_err(|error| unchanged(&error.to_string()))?;
-    if merged == text {
-        return Ok(());
+    let asked = asked.clone();
+    // The most there may be takes a second or two, which is not the runtime's to give.
+    let merging = spawn_blocking(move || {
+        let merged = merge(&text, &asked)?;
+        Ok::<_, MergeError>((merged != text).then_some(merged))
+    });
+    let merged = merging
+        .await
+        .map_err(|error| unchanged(&error.to_string()))?;
+    match merged.map_err(|error| unchanged(&error.to_string()))? {
+        Some(merged) => replace(call, &path, &merged).await,
+        None => Ok(()),
     }
-    replace(call, &path, &merged).await
 }
 
 /// What a person is told whose settings are not to be lost.
@@ -102,7 +118,7 @@ async fn read(call: &Call, path: &str) -> Result<String, CallError> {
     while let Some(chunk) = chunks.get_mut().next().await {
         bytes.extend_from_slice(&chunk?.data);
         if bytes.len() > LEN_MAX {
-            return Err(unchanged("it is larger than a mebibyte"));
+            return Err(unchanged("it is larger than 128 KiB"));
         }
     }
     String::from_utf8(bytes).map_err(|_error| unchanged("it is not UTF-8"))
