@@ -7,10 +7,10 @@
 //! the console how the tests ended. Nothing of it needs KVM, or touches the
 //! host beyond a temporary directory.
 //!
-//! The emulator's virtualisation is not the processor's: in about one machine of
-//! twenty a guest stands still or dies in a way that is never seen without it. So
-//! tests that fail are tried again in a new machine, as the runner of all other
-//! tests does, and named as flaky when they pass then.
+//! The machine has one processor: on two, whose virtualisation QEMU emulates at
+//! the same time, a guest now and then stands still or dies, which was never seen on
+//! one. Should a test fail all the same, it is tried again in a new machine, as the
+//! runner of all other tests does, and named when it passes then.
 
 mod disk;
 mod report;
