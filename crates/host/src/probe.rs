@@ -120,7 +120,8 @@ async fn probe(templates: &Templates, shape: Shape) -> Result<(Isolation, String
         // Says nothing about KVM, and emulation would meet it as well.
         _ => return Err(ProbeError::Try(Box::new(error))),
     };
-    tracing::warn!(%reason, "KVM does not run the guest; VMs will be emulated");
+    let error = in_one_line(&error);
+    tracing::warn!(%reason, error, "KVM does not run the guest; VMs will be emulated");
     Ok((Isolation::Emulated, reason))
 }
 

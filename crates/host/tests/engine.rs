@@ -75,6 +75,8 @@ async fn start(config: EngineConfig) -> QemuEngine {
 
 impl Rig {
     async fn new() -> Self {
+        // What the engine notices belongs to what a failure says. Set up by the first.
+        tombolo_diag::init_logging("info", tombolo_diag::LogFormat::Text).ok();
         // Where templates fit: memory files are sparse but not small.
         let state = tempfile::tempdir_in("/var/tmp").unwrap();
         // The template that set-up made serves every test.
