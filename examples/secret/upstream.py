@@ -92,7 +92,7 @@ def main():
     parser = argparse.ArgumentParser(description="An HTTPS host that echoes requests.")
     default = pathlib.Path(__file__).resolve().parent / "work"
     parser.add_argument("directory", nargs="?", type=pathlib.Path, default=default)
-    parser.add_argument("--port", type=int, default=8443, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=9443, help="0 takes a free one")
     arguments = parser.parse_args()
     directory = arguments.directory.resolve()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ mod token;
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub(crate) use egress::{
     EgressCommand, ExplainArgs, ListSecretsArgs, NewPolicy, PolicyCommand, PutSecretArgs,
@@ -44,7 +44,6 @@ pub(crate) const HELP_WIDTH: usize = 100;
     max_term_width = HELP_WIDTH,
     subcommand_required = true,
     arg_required_else_help = true,
-    disable_help_subcommand = true,
     after_help = "\
 Examples:
   tombolo run -- python3 -c 'print(\"hello from a microVM\")'
@@ -211,13 +210,73 @@ pub(crate) enum DocsPage {
 
 /// The command line as data, for help, completions and the reference page.
 pub(crate) fn definition() -> clap::Command {
-    Cli::command()
+    reflowed(Cli::command())
+}
+
+impl Cli {
+    /// Reads what was typed.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut definition = definition();
+        let mut matches = definition.try_get_matches_from_mut(std::env::args_os())?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut definition))
+    }
+}
+
+/// With closing words that are wrapped at the terminal's width, not at the source's too.
+fn reflowed(command: clap::Command) -> clap::Command {
+    let words = command
+        .get_after_help()
+        .map(|words| joined(&words.to_string()));
+    let command = command.mut_subcommands(reflowed);
+    match words {
+        Some(words) => command.after_help(words),
+        None => command,
+    }
+}
+
+/// The lines of each paragraph as one. What is indented stays as it is.
+fn joined(text: &str) -> String {
+    let mut joined = String::with_capacity(text.len());
+    let mut goes_on = false;
+    for line in text.lines() {
+        let is_prose = !line.is_empty() && !line.starts_with(' ');
+        if !joined.is_empty() {
+            joined.push(if goes_on && is_prose { ' ' } else { '\n' });
+        }
+        joined.push_str(line);
+        goes_on = is_prose;
+    }
+    joined
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_definition_is_consistent() {
-        super::definition().debug_assert();
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn paragraphs_are_one_line_and_examples_stay() {
+        let text = "One\ntwo.\n\nThree.\n\nExamples:\n  a \\\n    b\n  c";
+        let expected = "One two.\n\nThree.\n\nExamples:\n  a \\\n    b\n  c";
+        assert_eq!(joined(text), expected);
+        assert_eq!(joined(""), "");
+    }
+
+    /// Of the usual terminal.
+    #[test]
+    fn examples_fit_on_eighty_columns() {
+        fn check(command: &clap::Command) {
+            let words = command.get_after_help().map(ToString::to_string);
+            for line in words.unwrap_or_default().lines() {
+                let fits = !line.starts_with(' ') || line.chars().count() <= 80;
+                assert!(fits, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&definition());
     }
 }

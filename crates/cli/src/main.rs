@@ -25,7 +25,6 @@ mod wire;
 use std::alloc::System;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use tombolo_diag::{LogFormat, init_logging};
 use zeroizing_alloc::ZeroAlloc;
 
@@ -40,7 +39,7 @@ use crate::failure::{Failure, Outcome};
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };

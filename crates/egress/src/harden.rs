@@ -31,7 +31,7 @@ fn keep_from_swap() -> io::Result<()> {
     if getrlimit(Resource::Memlock).current.is_some() {
         tracing::warn!(
             "values of secrets may be swapped out, because this process may lock little memory; \
-             start it as root, or with an unlimited RLIMIT_MEMLOCK"
+             give \"tombolo up\" an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity, ulimit -l)"
         );
         return Ok(());
     }

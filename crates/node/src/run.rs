@@ -113,7 +113,9 @@ pub async fn run(config: NodeConfig, ready: impl FnOnce()) -> Result<(), NodeErr
     let limit = config.sandbox_limit;
     let sandboxes = Arc::new(Sandboxes::new(engine, pool, limit, egress.clone()));
     let adopted = sandboxes.adopt_all().await?;
-    tracing::info!(adopted, "took over the sandboxes of an earlier run");
+    if adopted > 0 {
+        tracing::info!(adopted, "took over the sandboxes of an earlier run");
+    }
 
     let stop = CancellationToken::new();
     let keeper = {

@@ -147,7 +147,7 @@ fn root() -> Requirement {
 fn kvm() -> Requirement {
     let opened = fs_err::OpenOptions::new().read(true).write(true).open(KVM);
     let detail = match &opened {
-        Ok(_) => format!("{KVM} opens; whether it runs a guest is tried before the first sandbox"),
+        Ok(_) => format!("{KVM} opens; whether it runs a guest is tried by the first server"),
         Err(error) => format!("emulation will be used: {error}"),
     };
     Requirement::ok("kvm", "Hardware virtualisation", detail).or_warning(

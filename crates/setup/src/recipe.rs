@@ -302,4 +302,21 @@ mod tests {
             assert!(!wheel.unpack.is_empty(), "{}", wheel.name);
         }
     }
+
+    #[test]
+    fn the_page_about_the_guest_names_all_of_it() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/guest.md");
+        let page = fs_err::read_to_string(page).unwrap();
+        for package in GUEST_PACKAGES {
+            assert!(page.contains(&format!("`{package}`")), "{package}");
+        }
+        for wheel in WHEELS {
+            let (short, _patch) = wheel.version.rsplit_once('.').unwrap();
+            assert!(
+                page.contains(&format!(" {short}")),
+                "{} {short}",
+                wheel.name
+            );
+        }
+    }
 }

@@ -29,8 +29,8 @@ pub(crate) enum PolicyCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tombolo egress policy get sbx_ord_0123456789abcdefghjk
-  tombolo egress policy get sbx_ord_0123456789abcdefghjk > policy.json")]
+  tombolo egress policy get $id
+  tombolo egress policy get $id > policy.json")]
 pub(crate) struct GetPolicyArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -47,9 +47,9 @@ Secrets that a document leaves out stay as they are. A document with a \"generat
 get\" prints it, replaces that one only, so that two people do not undo each other's changes.
 
 Examples:
-  tombolo egress policy set sbx_ord_0123456789abcdefghjk policy.json
-  tombolo egress policy set sbx_ord_0123456789abcdefghjk --allow-net example.com,api.example.com
-  tombolo egress policy set sbx_ord_0123456789abcdefghjk --no-net")]
+  tombolo egress policy set $id policy.json
+  tombolo egress policy set $id --allow-net example.com,api.example.com
+  tombolo egress policy set $id --no-net")]
 pub(crate) struct SetPolicyArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -90,8 +90,8 @@ pub(crate) enum SecretCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tombolo egress secret list sbx_ord_0123456789abcdefghjk
-  tombolo egress secret list sbx_ord_0123456789abcdefghjk --json")]
+  tombolo egress secret list $id
+  tombolo egress secret list $id --json")]
 pub(crate) struct ListSecretsArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -112,9 +112,9 @@ is; a new secret needs hosts, which the sandbox must also be allowed to reach, a
 processes that start afterwards.
 
 Examples:
-  API_KEY=… tombolo egress secret put sbx_ord_0123456789abcdefghjk API_KEY@api.example.com
-  tombolo egress secret put sbx_ord_0123456789abcdefghjk API_KEY --file ./new-key
-  tombolo egress secret put sbx_ord_0123456789abcdefghjk API_KEY@api.example.com --keep-value")]
+  API_KEY=… tombolo egress secret put $id API_KEY@api.example.com
+  tombolo egress secret put $id API_KEY --file ./new-key
+  tombolo egress secret put $id API_KEY@api.example.com --keep-value")]
 pub(crate) struct PutSecretArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -151,7 +151,7 @@ pub(crate) struct PutSecretArgs {
 Requests that carry its placeholder are refused, and responses are still searched for its value.
 
 Examples:
-  tombolo egress secret revoke sbx_ord_0123456789abcdefghjk API_KEY")]
+  tombolo egress secret revoke $id API_KEY")]
 pub(crate) struct RevokeSecretArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -171,7 +171,7 @@ a record as a JSON object.
 
 Examples:
   tombolo egress tail
-  tombolo egress tail sbx_ord_0123456789abcdefghjk --denied
+  tombolo egress tail $id --denied
   tombolo egress tail --json | jq -r 'select(.secrets) | .name'")]
 pub(crate) struct TailArgs {
     /// Only this sandbox's [default: all]
@@ -194,7 +194,7 @@ Counts since the egress proxy was started last, of sandboxes that run.
 
 Examples:
   tombolo egress top
-  tombolo egress top sbx_ord_0123456789abcdefghjk --json")]
+  tombolo egress top $id --json")]
 pub(crate) struct TopArgs {
     /// Only this sandbox's [default: all that run]
     #[arg(value_name = "ID")]
@@ -212,10 +212,10 @@ pub(crate) struct TopArgs {
 Exits with 1 if the request would be refused.
 
 Examples:
-  tombolo egress explain sbx_ord_0123456789abcdefghjk GET https://api.example.com/v1/models
-  tombolo egress explain sbx_ord_0123456789abcdefghjk POST https://api.example.com/v1/chat \\
+  tombolo egress explain $id GET https://api.example.com/v1/models
+  tombolo egress explain $id POST https://api.example.com/v1/chat \\
       -H 'content-type: application/json' --data '{\"model\": \"small\"}'
-  tombolo egress explain sbx_ord_0123456789abcdefghjk CONNECT tcp://db.example.com:5432")]
+  tombolo egress explain $id CONNECT tcp://db.example.com:5432")]
 pub(crate) struct ExplainArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]

@@ -20,10 +20,10 @@ is used by its placeholder: requests to its hosts carry the value, answers are s
 Examples:
   tombolo run -- python3 -c 'print(1 + 1)'
   tombolo run bash
-  tombolo run --allow-net 'example.com,*.example.com' -- curl -s https://www.example.com/
+  tombolo run --allow-net '*.example.com' -- curl -s https://www.example.com/
   tombolo run --allow-net api.example.com --secret API_KEY@api.example.com -- \\
       sh -c 'curl -H \"authorization: Bearer $API_KEY\" https://api.example.com/'
-  cat data.csv | tombolo run --memory 2048 --timeout 5m -e MODE=fast -- ./analyse > out.csv
+  tombolo run --memory 2048 --timeout 5m -- ./analyse < data.csv > out.csv
 
 Exit codes: those of the command; 124 when --timeout passed; 1 and 64 to 78 for Tombolo's own
 errors, which it explains on standard error.")]

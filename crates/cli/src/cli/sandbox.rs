@@ -33,7 +33,7 @@ them later.
 
 Examples:
   tombolo sandbox create
-  tombolo sandbox create --allow-net '*.example.com' --secret API_KEY@api.example.com
+  tombolo sandbox create --secret API_KEY@api.example.com
   tombolo sandbox create --memory 2048 --timeout 2h --label job=nightly --json")]
 pub(crate) struct CreateArgs {
     /// Memory in MiB [default: what the server gives]
@@ -87,8 +87,8 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tombolo sandbox exec sbx_ord_0123456789abcdefghjk -- ls -l
-  echo 'print(2)' | tombolo sandbox exec sbx_ord_0123456789abcdefghjk -- python3 -")]
+  tombolo sandbox exec $id -- ls -l
+  echo 'print(2)' | tombolo sandbox exec $id -- python3 -")]
 pub(crate) struct ExecArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -125,8 +125,8 @@ it, and to any other process on a terminal. What it wrote last is shown again. \
 lists processes.
 
 Examples:
-  tombolo sandbox shell sbx_ord_0123456789abcdefghjk
-  tombolo sandbox shell sbx_ord_0123456789abcdefghjk --attach 123")]
+  tombolo sandbox shell $id
+  tombolo sandbox shell $id --attach 123")]
 pub(crate) struct ShellArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -147,8 +147,8 @@ pub(crate) struct ShellArgs {
 Those that they started in turn are not among them: \"tombolo sandbox exec ID -- ps aux\" shows all.
 
 Examples:
-  tombolo sandbox ps sbx_ord_0123456789abcdefghjk
-  tombolo sandbox ps sbx_ord_0123456789abcdefghjk --all --json")]
+  tombolo sandbox ps $id
+  tombolo sandbox ps $id --all --json")]
 pub(crate) struct PsArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -170,9 +170,9 @@ A place in a sandbox is ID:PATH; a relative PATH starts in /home/app. A director
 all that is below it. If the destination is a directory that exists, the source is put into it.
 
 Examples:
-  tombolo sandbox copy ./project sbx_ord_0123456789abcdefghjk:
-  tombolo sandbox copy sbx_ord_0123456789abcdefghjk:out/report.pdf .
-  tombolo sandbox copy sbx_ord_0123456789abcdefghjk:data sbx_ord_kjhgfedcba9876543210:data")]
+  tombolo sandbox copy ./project $id:
+  tombolo sandbox copy $id:out/report.pdf .
+  tombolo sandbox copy $id:data $other:data")]
 pub(crate) struct CopyArgs {
     /// What to copy: a path, or ID:PATH
     #[arg(value_name = "SOURCE")]
@@ -193,8 +193,8 @@ pub(crate) struct CopyArgs {
 Ends when there is nothing at the path any more, or the sandbox ends.
 
 Examples:
-  tombolo sandbox watch sbx_ord_0123456789abcdefghjk . --recursive
-  tombolo sandbox watch sbx_ord_0123456789abcdefghjk /var/log/app.log --json")]
+  tombolo sandbox watch $id . --recursive
+  tombolo sandbox watch $id /var/log/app.log --json")]
 pub(crate) struct WatchArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -220,10 +220,10 @@ the id goes to ssh: its options first, then a command. With --print nothing is s
 which is a credential, is for scp, rsync, sshfs and editors.
 
 Examples:
-  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk
-  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk -- uname -a
-  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk -- -N -L 8000:localhost:8000
-  tombolo sandbox ssh sbx_ord_0123456789abcdefghjk --print")]
+  tombolo sandbox ssh $id
+  tombolo sandbox ssh $id -- uname -a
+  tombolo sandbox ssh $id -- -N -L 8000:localhost:8000
+  tombolo sandbox ssh $id --print")]
 pub(crate) struct SshArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -250,9 +250,9 @@ from open-vsx.org, which the sandbox has to be allowed to reach, or from .vsix f
 Where VS Code has the folder open already, no other is started, unless with extensions or a preview.
 
 Examples:
-  tombolo sandbox code sbx_ord_0123456789abcdefghjk
-  tombolo sandbox code sbx_ord_0123456789abcdefghjk project --private
-  tombolo sandbox code sbx_ord_0123456789abcdefghjk --extension denoland.vscode-deno")]
+  tombolo sandbox code $id
+  tombolo sandbox code $id project --private
+  tombolo sandbox code $id --extension denoland.vscode-deno")]
 pub(crate) struct CodeArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -284,9 +284,9 @@ address that is printed, and other clients by the header x-tombolo-access. The c
 authority of this machine's own, see \"tombolo ingress root\".
 
 Examples:
-  tombolo sandbox expose sbx_ord_0123456789abcdefghjk 8000
-  tombolo sandbox expose sbx_ord_0123456789abcdefghjk 8000 --private --json
-  tombolo sandbox expose sbx_ord_0123456789abcdefghjk --pid 42")]
+  tombolo sandbox expose $id 8000
+  tombolo sandbox expose $id 8000 --private --json
+  tombolo sandbox expose $id --pid 42")]
 pub(crate) struct ExposeArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -315,7 +315,7 @@ pub(crate) struct ExposeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tombolo sandbox exposures sbx_ord_0123456789abcdefghjk")]
+  tombolo sandbox exposures $id")]
 pub(crate) struct ExposuresArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -333,7 +333,7 @@ pub(crate) struct ExposuresArgs {
 Requests under way go on.
 
 Examples:
-  tombolo sandbox unexpose sbx_ord_0123456789abcdefghjk 0123456789abcdef0123456789abcdef")]
+  tombolo sandbox unexpose $id 0123456789abcdef0123456789abcdef")]
 pub(crate) struct UnexposeArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -351,7 +351,7 @@ pub(crate) struct UnexposeArgs {
 Prints when it will end, which may be earlier than asked for: at most 30 minutes are given at once.
 
 Examples:
-  tombolo sandbox extend sbx_ord_0123456789abcdefghjk 10m")]
+  tombolo sandbox extend $id 10m")]
 pub(crate) struct ExtendArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
@@ -373,7 +373,7 @@ On the machine that runs the server, as root, this ends any organisation's; else
 token's organisation.
 
 Examples:
-  tombolo sandbox kill sbx_ord_0123456789abcdefghjk
+  tombolo sandbox kill $id
   tombolo sandbox kill --all")]
 pub(crate) struct KillArgs {
     /// The sandboxes' ids

@@ -21,7 +21,7 @@ The user name is then the sandbox's id. Ed25519 and ECDSA keys are taken.
 
 Examples:
   tombolo ssh-key add ~/.ssh/id_ed25519.pub
-  ssh -p 2222 sbx_ord_0123456789abcdefghjk@localhost")]
+  ssh -p 2222 $id@localhost")]
 pub(crate) struct AddSshKeyArgs {
     /// The file of the public key
     #[arg(value_name = "FILE")]

@@ -59,7 +59,7 @@ fn write_command(page: &mut String, command: &mut clap::Command, parent: &str) {
     debug_assert!(written.is_ok(), "a String takes everything");
     let parent = format!("{name} ");
     for child in command.get_subcommands_mut() {
-        if !child.is_hide_set() {
+        if !child.is_hide_set() && child.get_name() != "help" {
             write_command(page, child, &parent);
         }
     }

@@ -282,7 +282,8 @@ pub(crate) const INGRESS_BASE: Key = Key {
     kind: Kind::Domain,
     default: Default::Fixed("tombolo.localhost"),
     meaning: "The name below which exposures are. Every name below it must lead to this machine, as \
-              names below localhost do by themselves in browsers and in most other programs.",
+              names below localhost do by themselves in browsers and in curl, and in all programs where \
+              systemd-resolved or libnss-myhostname is.",
 };
 
 pub(crate) const INGRESS_CERTIFICATE_FILE: Key = Key {
