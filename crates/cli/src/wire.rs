@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use tombolo_api::error::ErrorCode;
+use tombolo_client::Refusal;
 use tombolo_diag::ExitCode;
 use tombolo_ids::SandboxId;
 
@@ -61,11 +63,8 @@ pub(crate) fn labels(given: &[String]) -> Outcome<BTreeMap<String, String>> {
 /// What a failed request means for the exit code, and the next step if this
 /// side knows one that the server's words do not have.
 pub(crate) fn refused(error: tombolo_client::RequestError) -> Failure {
-    let code = match error.refusal() {
-        Some(refusal) => code_of(refusal.status.as_u16()),
-        None => ExitCode::Unavailable,
-    };
-    Failure::new(code, error)
+    let (code, hint) = meaning(error.refusal());
+    hinted(Failure::new(code, error), hint)
 }
 
 /// As [`refused`], for a WebSocket that was not opened.
@@ -85,11 +84,30 @@ pub(crate) fn not_connected(error: tombolo_client::ConnectError) -> Failure {
         };
         return Failure::new(ExitCode::Usage, error).hint(hint);
     }
-    let code = match error.refusal() {
-        Some(refusal) => code_of(refusal.status.as_u16()),
-        None => ExitCode::Unavailable,
+    let (code, hint) = meaning(error.refusal());
+    hinted(Failure::new(code, error), hint)
+}
+
+fn hinted(failure: Failure, hint: Option<&str>) -> Failure {
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn meaning(refusal: Option<&Refusal>) -> (ExitCode, Option<&'static str>) {
+    let Some(refusal) = refusal else {
+        return (ExitCode::Unavailable, None);
     };
-    Failure::new(code, error)
+    let is = |code: ErrorCode| refusal.code == code.as_str();
+    let hint = if is(ErrorCode::SandboxNotFound) {
+        Some("\"tombolo sandbox list\" shows those that there are and were")
+    } else if is(ErrorCode::SandboxAlreadyTerminated) {
+        Some("\"tombolo sandbox list\" says when it ended and why")
+    } else {
+        None
+    };
+    (code_of(refusal.status.as_u16()), hint)
 }
 
 fn code_of(status: u16) -> ExitCode {

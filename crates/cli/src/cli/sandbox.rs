@@ -333,13 +333,13 @@ pub(crate) struct ExposuresArgs {
 Requests under way go on.
 
 Examples:
-  tombolo sandbox unexpose $id 0123456789abcdef0123456789abcdef")]
+  tombolo sandbox unexpose $id \"$address\"")]
 pub(crate) struct UnexposeArgs {
     /// The sandbox's id
     #[arg(value_name = "ID")]
     pub(crate) id: String,
-    /// The name of the exposure: the first part of its address
-    #[arg(value_name = "NAME")]
+    /// The address, or the name with which it begins
+    #[arg(value_name = "ADDRESS")]
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) server: ServerArgs,

@@ -61,15 +61,20 @@ fn is_vscode_of(line: &[u8], folder: &str) -> bool {
 /// another address.
 async fn again(sandbox: &SandboxRef, pid: i32, private: bool) -> Outcome<CreatedExposure> {
     output::tell("VS Code has this folder open already");
-    if !private {
-        let rows = sandbox.exposures().await.map_err(wire::refused)?;
-        let row = rows
-            .into_iter()
-            .find(|row| row.pid == Some(pid) && !row.private);
-        if let Some(row) = row {
+    let rows = sandbox.exposures().await.map_err(wire::refused)?;
+    let public = rows
+        .into_iter()
+        .find(|row| row.pid == Some(pid) && !row.private);
+    match public {
+        Some(row) if !private => {
             let access_token = None;
             return Ok(CreatedExposure { access_token, row });
         }
+        Some(row) => output::tell(&format!(
+            "and {} leads there without a token, until \"tombolo sandbox unexpose\" takes it back",
+            row.url
+        )),
+        None => {}
     }
     expose::create(sandbox, Target::Process(pid), private).await
 }

@@ -93,9 +93,15 @@ pub(super) async fn list(context: &Context, args: &ExposuresArgs) -> Outcome {
     )
 }
 
+/// The name in an address, or what was given, if it is none.
+fn name_in(given: &str) -> &str {
+    let host = given.strip_prefix("https://").unwrap_or(given);
+    host.split(['.', ':', '/']).next().unwrap_or(host)
+}
+
 pub(super) async fn remove(context: &Context, args: &UnexposeArgs) -> Outcome {
     let id = wire::sandbox_id(&args.id)?;
-    let name: ExposureName = args.name.parse().map_err(|error| {
+    let name: ExposureName = name_in(&args.name).parse().map_err(|error| {
         Failure::new(ExitCode::Usage, anyhow::Error::new(error)).hint(format!(
             "\"tombolo sandbox exposures {}\" shows the addresses, which begin with it",
             args.id
@@ -104,4 +110,24 @@ pub(super) async fn remove(context: &Context, args: &UnexposeArgs) -> Outcome {
     let client = overseer(context, &args.server).await?;
     let removed = client.sandbox(&id).unexpose(&name).await;
     removed.map_err(wire::refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exposure_is_named_by_its_address_too() {
+        let name = "0123456789abcdef0123456789abcdef";
+        for given in [
+            name.to_owned(),
+            format!("https://{name}.tombolo.localhost:8443"),
+            format!("https://{name}.box.example.com/?folder=/home/app"),
+            format!("{name}.tombolo.localhost"),
+        ] {
+            assert_eq!(name_in(&given), name, "{given}");
+        }
+        assert_eq!(name_in("nonsense"), "nonsense");
+        assert_eq!(name_in(""), "");
+    }
 }

@@ -140,7 +140,7 @@ async fn in_new_sandbox(
     let mode = Mode::choose(args.tty, args.no_tty);
     let mut signals = Signals::listen()?;
     let created = tokio::select! {
-        created = Sandbox::builder().config(config).create(client) => created,
+        created = sandbox::made(config, client) => created,
         code = signals.end() => return Ok(Ran::Done(code)),
     };
     let created = match created {

@@ -18,10 +18,12 @@ use crate::context::Context;
 use crate::failure::Outcome;
 use crate::network::Network;
 use crate::{local, output, wire};
-use tombolo_client::{Client, Command, ExitStatus, OomConfidence, Sandbox};
+use tombolo_client::{Client, Command, ConnectError, ExitStatus, OomConfidence, Sandbox};
 
 /// How many sandboxes are ended at the same time.
 const KILLS_AT_ONCE: usize = 8;
+/// How long the creation of a sandbox takes at most if all is there.
+const LONG: Duration = Duration::from_secs(3);
 
 pub(super) async fn sandbox(context: &Context, command: SandboxCommand) -> Outcome<u8> {
     match command {
@@ -65,7 +67,7 @@ async fn create(context: &Context, args: CreateArgs) -> Outcome {
         ..NewSandbox::default()
     };
     let client = client(context, &args.server).await?;
-    let sandbox = Sandbox::builder().config(config).create(&client).await;
+    let sandbox = made(config, &client).await;
     let sandbox = sandbox.map_err(wire::not_connected)?;
     warn(sandbox.warnings());
     let id = sandbox.id().clone();
@@ -75,6 +77,21 @@ async fn create(context: &Context, args: CreateArgs) -> Outcome {
     } else {
         output::data(id.as_str())
     }
+}
+
+/// Makes a sandbox, and tells a person what takes long.
+pub(super) async fn made(config: NewSandbox, client: &Client) -> Result<Sandbox, ConnectError> {
+    let mut making = std::pin::pin!(Sandbox::builder().config(config).create(client));
+    if let Ok(made) = tokio::time::timeout(LONG, &mut making).await {
+        return made;
+    }
+    if output::stderr_is_terminal() {
+        output::tell(
+            "waiting for the sandbox: the first of a memory size waits for its template, which is \
+             made once",
+        );
+    }
+    making.await
 }
 
 /// Tells what is valid and probably not meant.
