@@ -699,6 +699,67 @@ async fn a_process_that_was_lost_may_be_asked_for_again() {
     .await;
 }
 
+/// What a call for a directory or a file of one byte answers.
+fn found(is_directory: bool) -> Value {
+    const TIME: &str = "2026-01-01T00:00:00.000Z";
+    json!({
+        "isFile": !is_directory, "isDirectory": is_directory, "isSymlink": false, "size": 1,
+        "mtime": TIME, "atime": TIME, "birthtime": TIME, "ctime": TIME, "mode": 0o755, "dev": 1,
+        "ino": 1, "nlink": 1, "uid": 1000, "gid": 1000, "rdev": 0, "blksize": 4096, "blocks": 8,
+        "isBlockDevice": false, "isCharDevice": false, "isFifo": false, "isSocket": false,
+    })
+}
+
+/// A sandbox whose `/d` has this many files, which sends what it finds on a
+/// walk as fast as it can, as the protocol has it: before other answers.
+async fn has_files(mut socket: WebSocket, count: usize) {
+    loop {
+        let call = receive(&mut socket).await;
+        let is_top = call["params"]["path"] == "/d";
+        let result = match call["method"].as_str().unwrap() {
+            "stat" | "lstat" => found(is_top),
+            "readDir" => (0..count)
+                .map(|n| {
+                    json!({"name": format!("{n}"), "isFile": true, "isDirectory": false,
+                        "isSymlink": false})
+                })
+                .collect(),
+            "realPath" => json!("/d"),
+            "readFile" => json!("eA=="),
+            "walk" => {
+                reply(&mut socket, &call, json!({"ok": {"streamId": 5}})).await;
+                send(&mut socket, &stream("start", json!({"streamId": 5}))).await;
+                for n in 0..count {
+                    let entry = json!({"path": format!("/d/{n}"), "name": format!("{n}"),
+                        "isFile": true, "isDirectory": false, "isSymlink": false});
+                    let data = STANDARD.encode(entry.to_string());
+                    let chunk = json!({"streamId": 5, "data": data});
+                    send(&mut socket, &stream("enqueue", chunk)).await;
+                }
+                send(&mut socket, &stream("end", json!({"streamId": 5}))).await;
+                continue;
+            }
+            _ => continue,
+        };
+        reply(&mut socket, &call, json!({"ok": result})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_not_held_up_by_what_it_has_still_to_visit() {
+    in_time(async {
+        let endpoint = scripted(|socket| has_files(socket, 100)).await;
+        let sandbox = connect(&endpoint).await;
+        let here = tempfile::tempdir().unwrap();
+        let target = here.path().join("d");
+        let copied = sandbox.fs().download("/d", target.to_str().unwrap()).await;
+        let copied = copied.unwrap();
+        assert_eq!((copied.files, copied.directories), (100, 1));
+        assert_eq!(fs_err::read(target.join("99")).unwrap(), b"x");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_stream_that_nobody_reads_does_not_hold_up_a_close() {
     let endpoint = scripted(|mut socket| async move {

@@ -10,9 +10,10 @@ mod remote;
 mod side;
 
 use std::path::PathBuf;
+use std::pin::pin;
 
+use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use self::side::{Entry, Kind, Side};
@@ -108,6 +109,9 @@ pub enum CopyError {
     /// There is no end of links.
     #[error("there are more than {LINKS_MAX} symbolic links")]
     TooManyLinks,
+    /// There is no end of names.
+    #[error("there are too many names in the directories to keep in memory")]
+    TooManyNames,
     /// There is no randomness for a temporary name.
     #[error("no temporary name")]
     Entropy(#[from] tombolo_ids::EntropyError),
@@ -119,6 +123,7 @@ impl CopyError {
     pub fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::InTheWay { .. } => Some("move it away, or copy to another place"),
+            Self::TooManyNames => Some("pack it with `tar`"),
             Self::Name { .. } => Some("give it another name, or pack it with `tar`"),
             Self::File { source, .. } => source.next_step(),
             Self::Sandbox(error) => error.next_step(),
@@ -169,36 +174,28 @@ pub async fn copy_with(
     let (from, source) = Side::of(from);
     let (to, destination) = Side::of(to);
     let target = choose_target(from, source, to, destination).await?;
-    let mut walk = from.walk(source).await?;
-    let mut copied = Copied::default();
+    let mut walk = from.walk(source)?;
     let mut links = Vec::new();
-    let mut files = FuturesUnordered::new();
-    while let Some(entry) = walk.next(from).await? {
+    let mut work = Work::new(&mut tell);
+    while let Some(entry) = work.during(walk.next(from)).await? {
         let path = side::join(&target, &entry.relative);
         match entry.kind {
             // Awaited in its turn: what is in it comes after it.
             Kind::Directory { mode } => {
-                to.make_directory(&path, mode, entry.relative.as_os_str().is_empty())
-                    .await?;
-                copied.directories += 1;
+                let is_top = entry.relative.as_os_str().is_empty();
+                work.during(to.make_directory(&path, mode, is_top)).await?;
+                work.copied.directories += 1;
             }
-            Kind::File { .. } => files.push(copy_file(from, entry, to, path)),
+            Kind::File { .. } => work.add(copy_file(from, entry, to, path)).await?,
             Kind::Link { to } if links.len() < LINKS_MAX => links.push((path, to)),
             Kind::Link { .. } => return Err(CopyError::TooManyLinks),
             Kind::Other => {
-                copied.skipped += 1;
-                tell(CopyEvent::Skipped(&entry.path));
+                work.copied.skipped += 1;
+                (work.tell)(CopyEvent::Skipped(&entry.path));
             }
         }
-        if files.len() >= FILES_AT_ONCE
-            && let Some(bytes) = files.try_next().await?
-        {
-            copied.add_file(bytes, &mut tell);
-        }
     }
-    while let Some(bytes) = files.next().await {
-        copied.add_file(bytes?, &mut tell);
-    }
+    let mut copied = work.finish().await?;
     for (path, points_to) in links {
         to.make_link(&path, &points_to).await?;
         copied.links += 1;
@@ -206,11 +203,63 @@ pub async fn copy_with(
     Ok(copied)
 }
 
-impl Copied {
-    fn add_file(&mut self, bytes: u64, tell: &mut impl FnMut(CopyEvent<'_>)) {
-        self.files += 1;
-        self.bytes += bytes;
-        tell(CopyEvent::File(*self));
+/// The files on their way, and what has arrived.
+struct Work<'t, F, T> {
+    files: FuturesUnordered<F>,
+    copied: Copied,
+    tell: &'t mut T,
+}
+
+impl<'t, F, T> Work<'t, F, T>
+where
+    F: Future<Output = Result<u64, CopyError>>,
+    T: FnMut(CopyEvent<'_>),
+{
+    fn new(tell: &'t mut T) -> Self {
+        Self {
+            files: FuturesUnordered::new(),
+            copied: Copied::default(),
+            tell,
+        }
+    }
+
+    /// Does something else while the files go on: one that stood still could
+    /// hold what the other waits for.
+    async fn during<R>(
+        &mut self,
+        other: impl Future<Output = Result<R, CopyError>>,
+    ) -> Result<R, CopyError> {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                biased;
+                Some(bytes) = self.files.next() => self.arrived(bytes?),
+                done = &mut other => return done,
+            }
+        }
+    }
+
+    async fn add(&mut self, file: F) -> Result<(), CopyError> {
+        self.files.push(file);
+        if self.files.len() >= FILES_AT_ONCE
+            && let Some(bytes) = self.files.next().await
+        {
+            self.arrived(bytes?);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Copied, CopyError> {
+        while let Some(bytes) = self.files.next().await {
+            self.arrived(bytes?);
+        }
+        Ok(self.copied)
+    }
+
+    fn arrived(&mut self, bytes: u64) {
+        self.copied.files += 1;
+        self.copied.bytes += bytes;
+        (self.tell)(CopyEvent::File(self.copied));
     }
 }
 

@@ -387,6 +387,11 @@ pub(crate) async fn copies(rig: Rig) -> anyhow::Result<()> {
     ensure!(copied.bytes == 300_000, "{copied:?}");
     ensure!(fs_err::read(down.join("sub/file"))?.len() == 300_000);
     ensure!(fs_err::read_link(down.join("link"))?.as_os_str() == "sub/file");
+    // More of them than one connection keeps waiting.
+    let make = format!("mkdir -p {target}/many/.d && cd {target}/many && touch $(seq 100) .d/x");
+    ensure!(rig.sandbox.sh(&make).status().await?.success);
+    let copied = fs.download(&format!("{target}/many"), path).await?;
+    ensure!((copied.files, copied.directories) == (101, 2), "{copied:?}");
     // Within one sandbox, and telling what happens.
     let (from, to) = (format!("{target}/up"), format!("{target}/again"));
     let mut told = 0;

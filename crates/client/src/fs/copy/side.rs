@@ -1,12 +1,13 @@
 //! One side of a copy: this machine or a sandbox. Both know the same verbs.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::local::{LocalReader, LocalWalk, LocalWriter};
-use super::{CopyError, CopyPlace, local, printable, remote};
-use crate::fs::{FileReader, FileWriter, Fs, MkdirOptions, Walk, WriteOptions};
+use super::remote::RemoteWalk;
+use super::{CopyError, CopyPlace, local, remote};
+use crate::fs::{FileReader, FileWriter, Fs, MkdirOptions, WriteOptions};
 
 /// The permissions that are copied; never set-user-id and the like.
 pub(super) const MODE_MASK: u32 = 0o777;
@@ -50,21 +51,15 @@ impl Entry {
 #[derive(Debug)]
 pub(super) enum Entries {
     Local(LocalWalk),
-    Sandbox {
-        walk: Walk,
-        root: PathBuf,
-    },
-    /// What is copied is a single name.
-    One(Option<Entry>),
+    Sandbox(RemoteWalk),
 }
 
 impl Entries {
     pub(super) async fn next(&mut self, side: Side<'_>) -> Result<Option<Entry>, CopyError> {
         match (self, side) {
             (Self::Local(walk), _) => walk.next(),
-            (Self::One(entry), _) => Ok(entry.take()),
-            (Self::Sandbox { walk, root }, Side::Sandbox(fs)) => remote::next(fs, walk, root).await,
-            (Self::Sandbox { .. }, Side::Local) => Ok(None),
+            (Self::Sandbox(walk), Side::Sandbox(fs)) => walk.next(fs).await,
+            (Self::Sandbox(_), Side::Local) => Ok(None),
         }
     }
 }
@@ -95,10 +90,10 @@ impl<'a> Side<'a> {
     }
 
     /// Everything at and below a path. A link at the path itself is followed.
-    pub(super) async fn walk(self, path: &str) -> Result<Entries, CopyError> {
+    pub(super) fn walk(self, path: &str) -> Result<Entries, CopyError> {
         match self {
             Self::Local => Ok(Entries::Local(LocalWalk::new(path)?)),
-            Self::Sandbox(fs) => remote::walk(fs, path).await,
+            Self::Sandbox(_) => Ok(Entries::Sandbox(RemoteWalk::new(path))),
         }
     }
 
@@ -215,23 +210,4 @@ pub(super) fn join(base: &str, relative: &Path) -> String {
         return base.to_owned();
     }
     format!("{}/{relative}", base.trim_end_matches('/'))
-}
-
-/// What a path is below a root. A sandbox that answers anything else wants to
-/// lead us out of the destination.
-pub(super) fn below(root: &Path, path: &str) -> Result<PathBuf, CopyError> {
-    let refused = || CopyError::Outside {
-        path: printable(path),
-    };
-    let relative = Path::new(path)
-        .strip_prefix(root)
-        .map_err(|_outside| refused())?;
-    let is_plain = relative
-        .components()
-        .all(|component| matches!(component, Component::Normal(_)));
-    if is_plain {
-        Ok(relative.to_owned())
-    } else {
-        Err(refused())
-    }
 }
