@@ -7,9 +7,10 @@
 //! the console how the tests ended. Nothing of it needs KVM, or touches the
 //! host beyond a temporary directory.
 //!
-//! The machine has one processor: on two, whose virtualisation QEMU emulates at
-//! the same time, a guest now and then stands still or dies, which was never seen on
-//! one. Should a test fail all the same, it is tried again in a new machine, as the
+//! The emulator forgets an interrupt now and then that comes while the processor
+//! enters or leaves a guest: what waited for it stands still, or its guest dies. So
+//! the machine has one processor, for which others wait less, and a clock that goes on
+//! ticking. Should a test fail all the same, it is tried again in a new machine, as the
 //! runner of all other tests does, and named when it passes then.
 
 mod disk;
@@ -35,8 +36,8 @@ use crate::{
 /// What runs unless something else is named: every name has this in it.
 const ALL_TESTS: &str = "";
 /// Twice emulated, a boot takes half a minute where it otherwise takes seconds.
-/// All tests take three to six.
-const PATIENCE: Duration = Duration::from_mins(20);
+/// All tests take one to three.
+const PATIENCE: Duration = Duration::from_mins(12);
 const OUTER_MEMORY_MIB: u32 = 5120;
 /// A clock that ticks whether or not the last tick was heard. The emulator now and then
 /// forgets an interrupt that comes while the processor enters or leaves a guest; with
