@@ -2,13 +2,14 @@
 //!
 //! Nothing of a request is forwarded because it was there: the head is checked
 //! ([`guard`]), decided on ([`decide`]), written anew with values for placeholders
-//! ([`forward`]), and the response is searched for values ([`response`]).
+//! ([`credentials`], [`forward`]), and the response is searched for values ([`response`]).
 //!
 //! Guests choose every byte that comes in here. Nothing panics, everything is bounded, and
 //! answers are constant texts.
 
 mod answer;
 mod coding;
+pub(crate) mod credentials;
 mod decide;
 mod forward;
 mod framing;

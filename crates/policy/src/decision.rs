@@ -205,4 +205,36 @@ mod tests {
             assert!(snake, "{code}");
         }
     }
+
+    #[test]
+    fn the_reference_has_every_reason_and_every_kind_of_rule() {
+        let reference = include_str!("../../../docs/reference/network.md");
+        let text = |word: &str| word.to_owned();
+        // How each kind is written there. A new one does not compile here.
+        let written = |rule: RuleRef| match rule {
+            RuleRef::AllowNet { .. } => text("allow_net:ENTRY"),
+            RuleRef::Override { .. } => text("override:HOST"),
+            RuleRef::Request { .. } => text("rule:ID"),
+            rule @ (RuleRef::Unrestricted | RuleRef::Builtin | RuleRef::Default) => {
+                rule.to_string()
+            }
+        };
+        let rules = [
+            RuleRef::Unrestricted,
+            RuleRef::AllowNet {
+                index: 0,
+                entry: text("a.com"),
+            },
+            RuleRef::Override { key: text("a.com") },
+            RuleRef::Request {
+                id: RuleId(text("a")),
+            },
+            RuleRef::Builtin,
+            RuleRef::Default,
+        ];
+        let reasons = Reason::ALL.iter().map(|reason| text(reason.as_str()));
+        for word in reasons.chain(rules.map(written)) {
+            assert!(reference.contains(&format!("`{word}`")), "{word}");
+        }
+    }
 }

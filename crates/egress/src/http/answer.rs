@@ -109,6 +109,16 @@ impl Stop {
         }
     }
 
+    /// Its stable code.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What the guest is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Notes it in the record.
     pub(super) fn note(&self, record: &mut Record) {
         record.status = Some(self.status.as_u16());

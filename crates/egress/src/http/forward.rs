@@ -2,43 +2,21 @@
 
 use std::sync::Arc;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri, header, request::Parts, uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderValue, Request, header, request::Parts};
 use tombolo_policy::HostName;
-use tombolo_substitute::{
-    Coding, Destination, Finding, IneligibleReason, RequestSubstitution, Scheme as SecretScheme,
-    UpstreamFraming, accepted_codings,
-};
-use zeroize::Zeroizing;
+use tombolo_substitute::{Coding, RequestSubstitution, UpstreamFraming, accepted_codings};
 
 use super::{
-    Exchange, Stop,
+    Exchange, Stop, credentials,
     decide::Decided,
     open::Terms,
     request_body::{self, Meter},
     response::{self, Reply},
 };
 use crate::{
-    identity::{Peer, Scheme},
-    rules::Rules,
+    identity::Peer,
     upstream::{Alpn, PoolKey, SendError},
 };
-
-/// A header of a request that is made up of a secret: it must not be kept in a compression
-/// table (SUB-16).
-fn sensitive(value: &Zeroizing<Vec<u8>>) -> Result<HeaderValue, Stop> {
-    let mut value =
-        HeaderValue::from_bytes(value).map_err(|_invalid: header::InvalidHeaderValue| {
-            Stop::refused(
-                http::StatusCode::UNPROCESSABLE_ENTITY,
-                "secret_in_header",
-                "The value of a secret cannot stand in this header.",
-            )
-        })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
 
 impl Exchange {
     /// Sends a plain request and takes the response.
@@ -110,23 +88,8 @@ impl Exchange {
 
     /// The substitution of this request; none where there are no secrets at all.
     pub(super) fn substitution(&self) -> Option<RequestSubstitution> {
-        let table = &self.rules.secrets;
-        if table.is_empty() {
-            return None;
-        }
-        let place = &self.flow.flow.place;
-        let host = place.peer.to_string();
-        let destination = Destination {
-            host: &host,
-            port: place.port,
-            scheme: match self.flow.scheme {
-                Scheme::Http => SecretScheme::Http,
-                Scheme::Https => SecretScheme::Https,
-            },
-            flow: tombolo_substitute::Flow::Terminated,
-        };
-        let eligibility = self.rules.eligibility(&destination);
-        Some(RequestSubstitution::new(table, eligibility))
+        let flow = &self.flow;
+        credentials::substitution(&self.rules, &flow.flow.place, flow.scheme)
     }
 
     /// Writes target and headers with values for placeholders.
@@ -138,40 +101,14 @@ impl Exchange {
     ) -> Result<(), Stop> {
         let query = parts.uri.query().map(str::to_owned);
         let Some(substitution) = substitution else {
-            parts.uri = target(path, query.as_deref())?;
+            parts.uri = credentials::target(path, query.as_deref())?;
             return Ok(());
         };
-        let result = self.substitute_head(parts, (path, query), substitution);
+        let asked = (path, query.as_deref());
+        let result = credentials::write_head(&self.rules, parts, asked, substitution);
         // Also what was refused is in the record.
         self.draft.record.found(substitution.findings());
-        result
-    }
-
-    fn substitute_head(
-        &self,
-        parts: &mut Parts,
-        (path, query): (&str, Option<String>),
-        substitution: &mut RequestSubstitution,
-    ) -> Result<(), Stop> {
-        let new_path = substitution.path(path)?;
-        let new_query = query.as_deref().and_then(|query| substitution.query(query));
-        parts.uri = target(
-            new_path.as_deref().unwrap_or(path),
-            new_query.as_deref().or(query.as_deref()),
-        )?;
-        for (name, value) in &mut parts.headers {
-            if let Some(new) = substitution.header(name.as_str(), value.as_bytes())? {
-                *value = sensitive(&new)?;
-            }
-        }
-        for injected in substitution.injected_headers() {
-            let Ok(name) = HeaderName::try_from(injected.name) else {
-                continue;
-            };
-            parts.headers.insert(name, sensitive(&injected.value)?);
-        }
-        substitution.check_required()?;
-        check_ineligible(&self.rules, substitution)?;
+        result?;
         self.restrict_response(&mut parts.headers);
         Ok(())
     }
@@ -228,42 +165,4 @@ impl Exchange {
         self.draft.record.req_bytes = bytes;
         self.draft.record.found(&meter.findings.lock());
     }
-}
-
-/// A revoked secret, and one that its owner wants so, makes a request fail instead of
-/// travelling as a placeholder (SUB-23).
-fn check_ineligible(rules: &Rules, substitution: &RequestSubstitution) -> Result<(), Stop> {
-    for finding in substitution.findings() {
-        let Finding::Ineligible { secret, reason, .. } = finding else {
-            continue;
-        };
-        let code = if *reason == IneligibleReason::Revoked {
-            "secret_revoked"
-        } else if rules.denies_ineligible(secret) {
-            "placeholder_ineligible"
-        } else {
-            continue;
-        };
-        return Err(Stop::refused(
-            http::StatusCode::FORBIDDEN,
-            code,
-            "A placeholder of this request may not be used here.",
-        ));
-    }
-    Ok(())
-}
-
-fn target(path: &str, query: Option<&str>) -> Result<Uri, Stop> {
-    let text = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let target = PathAndQuery::try_from(text).map_err(|_invalid: http::uri::InvalidUri| {
-        Stop::refused(
-            http::StatusCode::BAD_REQUEST,
-            "request_target",
-            "The target of the request cannot be sent.",
-        )
-    })?;
-    Ok(Uri::from(target))
 }

@@ -1,6 +1,7 @@
 //! HTTP-*: requests that two programs may read differently, written by hand.
 
 use serde_json::json;
+use tombolo_node_proto::egress::{ExplainHeader, ExplainRequest};
 
 use super::rig::{CANARY, Rig, policy, status};
 use crate::rules::SecretState;
@@ -349,7 +350,8 @@ async fn http_18_connection_cannot_take_a_secret_out() {
     rig.finish(1).await;
 }
 
-/// HTTP-21: only our credential goes to a host that requires it.
+/// HTTP-21: only our credential goes to a host that requires it, and what is explained
+/// beforehand is what happens.
 #[tokio::test]
 async fn http_21_only_our_credential_goes_to_a_host_that_requires_it() {
     for (header, expected, code) in [
@@ -371,6 +373,29 @@ async fn http_21_only_our_credential_goes_to_a_host_that_requires_it() {
         }))
         .await;
         let header = header.replace("{}", &rig.placeholder);
+        let headers = header.split("\r\n").filter_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            Some(ExplainHeader {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })
+        });
+        let asked = ExplainRequest {
+            method: "GET".to_owned(),
+            url: "https://good.test/".to_owned(),
+            headers: headers.collect(),
+            ..ExplainRequest::default()
+        };
+        let explained = crate::control::explain::explain(&rig.sandbox, &asked).unwrap();
+        let (verdict, refused_by) = if expected == 200 {
+            ("allow", json!(null))
+        } else {
+            ("deny", json!("credentials"))
+        };
+        assert_eq!(explained["verdict"], verdict, "{explained}");
+        assert_eq!(explained["refused_by"], refused_by, "{explained}");
+        let reason = explained["credentials"]["reason"].as_str();
+        assert_eq!(reason.unwrap_or_default(), code, "{explained}");
         let answer = rig
             .talk_tls(&format!(
                 "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n{header}\r\n\r\n"

@@ -403,6 +403,65 @@ async fn a_revoked_secret_is_in_the_way_of_no_policy() {
     }
 }
 
+/// A URL, what is said of its connection, whether TLS ends here, what is said of the request,
+/// and the step that refuses.
+type Explained = (
+    &'static str,
+    &'static str,
+    bool,
+    Option<&'static str>,
+    Option<&'static str>,
+);
+
+const EXPLAINED: [Explained; 10] = [
+    (
+        "https://good.test/x",
+        "allow",
+        true,
+        Some("deny"),
+        Some("request"),
+    ),
+    ("tcp://good.test:443", "allow", false, None, Some("raw")),
+    (
+        "https://93.184.216.34/x",
+        "allow",
+        false,
+        Some("allow"),
+        None,
+    ),
+    (
+        "https://93.184.216.34:444/x",
+        "deny",
+        false,
+        None,
+        Some("connect"),
+    ),
+    (
+        "http://[2606:4700::1]/",
+        "deny",
+        false,
+        None,
+        Some("connect"),
+    ),
+    ("http://evil.test/", "deny", false, None, Some("dns")),
+    (
+        "tcp://169.254.169.254:80",
+        "deny",
+        false,
+        None,
+        Some("connect"),
+    ),
+    (
+        "tcp://[::ffff:10.0.0.1]:22",
+        "deny",
+        false,
+        None,
+        Some("connect"),
+    ),
+    ("tcp://db.test:5432", "allow", false, None, None),
+    ("tcp://db.test:5433", "deny", false, None, Some("connect")),
+];
+
 /// What is explained of a URL or a connection, by names, addresses and addresses of ours.
 #[tokio::test]
 async fn connections_to_addresses_are_explained() {
@@ -420,17 +479,7 @@ async fn connections_to_addresses_are_explained() {
         };
         crate::control::explain::explain(&rig.sandbox, &asked)
     };
-    for (url, connect, terminated, request) in [
-        ("https://good.test/x", "allow", true, Some("deny")),
-        ("tcp://good.test:443", "allow", false, None),
-        ("https://93.184.216.34/x", "allow", false, Some("allow")),
-        ("https://93.184.216.34:444/x", "deny", false, Some("allow")),
-        ("http://[2606:4700::1]/", "deny", false, Some("allow")),
-        ("tcp://169.254.169.254:80", "deny", false, None),
-        ("tcp://[::ffff:10.0.0.1]:22", "deny", false, None),
-        ("tcp://db.test:5432", "allow", false, None),
-        ("tcp://db.test:5433", "deny", false, None),
-    ] {
+    for (url, connect, terminated, request, refused_by) in EXPLAINED {
         let said = explain(url).unwrap();
         assert_eq!(said["connect"]["verdict"], connect, "{url}: {said}");
         assert_eq!(said["terminated"], terminated, "{url}: {said}");
@@ -439,6 +488,13 @@ async fn connections_to_addresses_are_explained() {
             request,
             "{url}: {said}"
         );
+        assert_eq!(said["refused_by"].as_str(), refused_by, "{url}: {said}");
+        let verdict = if refused_by.is_none() {
+            "allow"
+        } else {
+            "deny"
+        };
+        assert_eq!(said["verdict"], verdict, "{url}: {said}");
     }
     let said = explain(&format!("https://{virtual_address}/x")).unwrap();
     assert_eq!(said["name"], "good.test");

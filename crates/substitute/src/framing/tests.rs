@@ -245,6 +245,10 @@ fn each_refusal_has_its_own_code() {
     ];
     let codes: std::collections::BTreeSet<&str> = all.iter().map(Refusal::code).collect();
     assert_eq!(codes.len(), all.len());
+    let reference = include_str!("../../../../docs/reference/network.md");
+    for code in codes {
+        assert!(reference.contains(&format!("`{code}`")), "{code}");
+    }
     assert!(
         all.iter()
             .all(|refusal| (400..600).contains(&refusal.status()))

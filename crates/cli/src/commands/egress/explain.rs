@@ -20,13 +20,18 @@ const BODY_LEN_MAX: u64 = 512 * 1024;
 /// The server's answer, as far as it is told.
 #[derive(Debug, Serialize, Deserialize)]
 struct Explained {
+    /// Of all steps together.
+    verdict: String,
     /// Absent for an address.
     dns: Option<Decision>,
-    connect: Decision,
+    /// Absent where it would pass and the name before it does not.
+    connect: Option<Decision>,
     terminated: bool,
     secrets: Vec<String>,
-    /// Absent for what is no HTTP.
+    /// Absent for what is no HTTP, and after a step that refuses.
     request: Option<Request>,
+    /// Absent where requests are not read, and after a step that refuses.
+    credentials: Option<Credentials>,
     /// Whether what is neither TLS nor HTTP passes.
     raw: bool,
 }
@@ -36,6 +41,13 @@ struct Decision {
     verdict: String,
     rule: String,
     reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Credentials {
+    verdict: String,
+    reason: Option<String>,
+    message: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,10 +70,6 @@ struct Rule {
 }
 
 impl Decision {
-    fn is_allowed(&self) -> bool {
-        self.verdict == "allow"
-    }
-
     fn words(&self) -> String {
         format!("{} ({}, by {})", self.verdict, self.reason, self.rule)
     }
@@ -69,14 +77,10 @@ impl Decision {
 
 impl Explained {
     fn is_allowed(&self) -> bool {
-        let name = self.dns.as_ref().is_none_or(Decision::is_allowed);
-        let request = self.request.as_ref().map_or(self.raw, |request| {
-            request.decision.is_allowed() || !request.enforced
-        });
-        name && self.connect.is_allowed() && request
+        self.verdict == "allow"
     }
 
-    fn lines(&self, is_https: bool) -> Vec<String> {
+    fn lines(&self, scheme: &str) -> Vec<String> {
         let verdict = if self.is_allowed() {
             "allowed"
         } else {
@@ -87,8 +91,10 @@ impl Explained {
         if let Some(dns) = &self.dns {
             tell("name", dns.words());
         }
-        tell("connection", self.connect.words());
-        if is_https {
+        if let Some(connect) = &self.connect {
+            tell("connection", connect.words());
+        }
+        if scheme == "https" {
             let tls = if self.terminated {
                 "ends in the egress proxy, which reads the requests"
             } else {
@@ -99,9 +105,11 @@ impl Explained {
         if !self.secrets.is_empty() {
             tell("secrets", self.secrets.join(", "));
         }
-        let Some(request) = &self.request else {
+        if scheme == "tcp" {
             let raw = if self.raw { "pass" } else { "do not pass" };
             tell("bytes that are neither TLS nor HTTP", raw.to_owned());
+        }
+        let Some(request) = &self.request else {
             return lines;
         };
         tell("request", request.decision.words());
@@ -121,13 +129,27 @@ impl Explained {
         if let Some(guidance) = &request.guidance {
             tell("guidance", guidance.clone());
         }
+        if let Some(Credentials {
+            verdict,
+            reason: Some(reason),
+            message,
+        }) = &self.credentials
+        {
+            let message = message.as_deref().unwrap_or_default();
+            tell("credentials", format!("{verdict} ({reason}): {message}"));
+        }
         lines
     }
 }
 
 pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Outcome<u8> {
     let id = args.id.clone();
-    let is_https = args.url.starts_with("https:");
+    let scheme = args
+        .url
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .to_lowercase();
     let headers = args.headers.iter().map(|text| header(text));
     let asked = ExplainRequest {
         headers: headers.collect::<Outcome<_>>()?,
@@ -141,7 +163,7 @@ pub(super) async fn explain(context: &Context, args: ExplainArgs) -> Outcome<u8>
     if args.json {
         output::json(&answer)?;
     } else {
-        let lines = explained.lines(is_https);
+        let lines = explained.lines(&scheme);
         let lines: Vec<_> = lines.iter().map(|line| output::printable(line)).collect();
         output::data(&lines.join("\n"))?;
     }
@@ -192,51 +214,40 @@ mod tests {
 
     use super::*;
 
-    fn explained(connect: &str, request: &str, enforced: bool) -> Explained {
-        let decision =
-            |verdict: &str| json!({"verdict": verdict, "rule": "default", "reason": "x"});
+    fn decision(verdict: &str) -> Value {
+        json!({"verdict": verdict, "rule": "default", "reason": "x"})
+    }
+
+    /// A request to which the rules say this, and then the secrets.
+    fn explained(request: &str, credentials: Option<&str>) -> Explained {
         let mut asked = decision(request);
-        asked["enforced"] = json!(enforced);
+        asked["enforced"] = json!(true);
         asked["guidance"] = json!(null);
         asked["rules"] = json!([{
             "rule": "ro", "action": "allow", "mode": "enforce", "outcome": "not_matched",
             "condition": "method", "within_rate": false,
         }]);
+        let credentials = credentials
+            .map(|reason| json!({"verdict": "deny", "reason": reason, "message": "Use KEY."}));
         let answer = json!({
-            "name": "a.com", "port": 443, "policy_gen": 1, "dns": decision("allow"),
-            "connect": decision(connect), "terminated": true, "secrets": ["KEY"], "request": asked, "raw": false,
+            "verdict": "deny", "refused_by": "request", "name": "a.com", "port": 443,
+            "policy_gen": 1, "dns": decision("allow"), "connect": decision("allow"),
+            "terminated": true, "secrets": ["KEY"], "request": asked, "raw": false,
+            "credentials": credentials,
         });
         Explained::deserialize(&answer).unwrap()
-    }
-
-    #[test]
-    fn a_request_is_allowed_when_every_part_is_or_the_rules_are_on_trial() {
-        let cases = [
-            ("allow", "allow", true, true),
-            ("deny", "allow", true, false),
-            ("allow", "deny", true, false),
-            ("allow", "deny", false, true),
-        ];
-        for (connect, request, enforced, expected) in cases {
-            let explained = explained(connect, request, enforced);
-            assert_eq!(
-                explained.is_allowed(),
-                expected,
-                "{connect} {request} {enforced}"
-            );
-        }
     }
 
     #[test]
     fn what_is_no_http_has_a_connection_and_nothing_else() {
         for (raw, verdict, words) in [(true, "allowed", "pass"), (false, "refused", "do not pass")]
         {
-            let connect = json!({"verdict": "allow", "rule": "default", "reason": "x"});
             let answer = json!({
-                "dns": null, "connect": connect, "terminated": false, "secrets": [],
-                "request": null, "raw": raw,
+                "verdict": if raw { "allow" } else { "deny" }, "dns": null,
+                "connect": decision("allow"), "terminated": false, "secrets": [],
+                "request": null, "credentials": null, "raw": raw,
             });
-            let lines = Explained::deserialize(&answer).unwrap().lines(false);
+            let lines = Explained::deserialize(&answer).unwrap().lines("tcp");
             let last = format!("  bytes that are neither TLS nor HTTP: {words}");
             assert_eq!(
                 lines,
@@ -247,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_every_part_says_is_told() {
-        let lines = explained("allow", "deny", true).lines(true);
+        let lines = |request, credentials| explained(request, credentials).lines("https");
         let expected = [
             "refused",
             "  name: allow (x, by default)",
@@ -257,7 +268,20 @@ mod tests {
             "  request: deny (x, by default)",
             "  rule ro (allow): not_matched, by its method, and its rate is used up",
         ];
-        assert_eq!(lines, expected);
+        assert_eq!(lines("deny", None), expected);
+        let missing = lines("allow", Some("credential_missing"));
+        let last = "  credentials: deny (credential_missing): Use KEY.";
+        assert_eq!(missing.last().map(String::as_str), Some(last));
+    }
+
+    #[test]
+    fn nothing_is_told_of_what_comes_after_a_refusal() {
+        let answer = json!({
+            "verdict": "deny", "refused_by": "dns", "dns": decision("deny"), "connect": null,
+            "terminated": true, "secrets": [], "request": null, "credentials": null, "raw": false,
+        });
+        let lines = Explained::deserialize(&answer).unwrap().lines("http");
+        assert_eq!(lines, ["refused", "  name: deny (x, by default)"]);
     }
 
     #[test]
