@@ -75,7 +75,8 @@ pub(crate) async fn run(
 }
 
 /// Stays with a process on the terminal until it has exited and its output is
-/// written, or, with nothing to answer, until the person leaves it running.
+/// written, or, with nothing to answer, until the person leaves it running: by
+/// the keys for that, or by closing the terminal.
 pub(crate) async fn stay(process: Process, signals: &mut Signals) -> Outcome<Option<ExitStatus>> {
     let _raw = enter_raw_mode();
     let keys = Some(DetachKeys::default());
@@ -106,13 +107,21 @@ async fn converse(
     let stdin = process.stdin.take();
     let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
     let (exited, has_exited) = watch::channel(false);
+    // A terminal that is gone is no end of the program that has its own.
+    let may_leave = keys.is_some();
     // The pump ends with the process that reads it; the thread that may still
     // wait for a key is left to the end of this program.
     let mut input = AbortOnDrop(tokio::spawn(pump_input(stdin, keys)));
     let has_both_exited = has_exited.clone();
     let out = async {
-        let pumped = pump_output(stdout, tokio::io::stdout(), has_both_exited).await;
-        pumped.while_doing("the command's output is not complete")
+        match pump_output(stdout, tokio::io::stdout(), has_both_exited).await {
+            Err(OutputError::Write(error)) if may_leave => {
+                tracing::debug!(%error, "the terminal is gone");
+                // The input or the signal that says so as well is what ends this.
+                std::future::pending().await
+            }
+            pumped => pumped.while_doing("the command's output is not complete"),
+        }
     };
     let err = async {
         let pumped = pump_output(stderr, tokio::io::stderr(), has_exited).await;
@@ -137,7 +146,7 @@ async fn converse(
     };
     tokio::select! {
         status = work => status,
-        interrupted = forward(&handle, mode, signals) => interrupted.map(Some),
+        forwarded = forward(&handle, mode, may_leave, signals) => forwarded,
         () = left => Ok(None),
     }
 }
@@ -164,6 +173,7 @@ async fn pump_input(stdin: Option<WriteStream>, mut keys: Option<DetachKeys>) ->
     let Some(stdin) = stdin else {
         return Pumped::All;
     };
+    let may_leave = keys.is_some();
     let mut source = tokio::io::stdin();
     let mut buffer = vec![0; INPUT_CHUNK_LEN];
     loop {
@@ -188,6 +198,10 @@ async fn pump_input(stdin: Option<WriteStream>, mut keys: Option<DetachKeys>) ->
                 break;
             }
         }
+    }
+    if may_leave {
+        // In raw mode no key ends the input: the terminal is gone.
+        return Pumped::Left;
     }
     if let Err(error) = stdin.finish().await {
         tracing::debug!(%error, "the command reads no more");
@@ -266,7 +280,9 @@ enum Told {
     WindowChanged,
 }
 
+const HANG_UP: Told = Told::Signal(GuestSignal::Hup, 1);
 const INTERRUPT: Told = Told::Signal(GuestSignal::Int, 2);
+const TERMINATE: Told = Told::Signal(GuestSignal::Term, 15);
 
 impl Signals {
     pub(crate) fn listen() -> std::io::Result<Self> {
@@ -292,33 +308,39 @@ impl Signals {
     async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPT,
-            _ = self.terminate.recv() => Told::Signal(GuestSignal::Term, 15),
-            _ = self.hang_up.recv() => Told::Signal(GuestSignal::Hup, 1),
+            _ = self.terminate.recv() => TERMINATE,
+            _ = self.hang_up.recv() => HANG_UP,
             _ = self.quit.recv() => Told::Signal(GuestSignal::Quit, 3),
             _ = self.window.recv() => Told::WindowChanged,
         }
     }
 }
 
-/// Passes on what this command is told. Ends only when the person insists.
+/// Passes on what this command is told. Ends only when the person insists, or,
+/// with nothing to answer, when the terminal of a process that may be left is
+/// closed: what that means to this command does not mean it to the process.
 async fn forward(
     process: &ProcessHandle,
     mode: Mode,
+    may_leave: bool,
     signals: &mut Signals,
-) -> Outcome<ExitStatus> {
+) -> Outcome<Option<ExitStatus>> {
     let mut interrupts = 0;
     loop {
         let told = signals.next().await;
+        if may_leave && matches!(told, HANG_UP | TERMINATE) {
+            return Ok(None);
+        }
         if told == INTERRUPT {
             interrupts += 1;
         }
         if interrupts >= INTERRUPTS_MAX {
-            return Ok(ExitStatus {
+            return Ok(Some(ExitStatus {
                 success: false,
                 code: 130,
                 signal: Some("SIGINT".to_owned()),
                 oom: None,
-            });
+            }));
         }
         let sent = async {
             match told {

@@ -28,13 +28,12 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Outcome {
     data(&serde_json::to_string_pretty(value)?)
 }
 
-/// Tells a person something.
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place that talks to people; there is nobody to tell if it fails"
-)]
+/// Tells a person something. A person who has gone away is not our failure:
+/// `eprintln!` would panic where the window was closed.
 pub(crate) fn tell(line: &str) {
-    eprintln!("{line}");
+    if let Err(error) = writeln!(std::io::stderr().lock(), "{line}") {
+        tracing::trace!(%error, "there is nobody to tell");
+    }
 }
 
 pub(crate) fn stderr_is_terminal() -> bool {

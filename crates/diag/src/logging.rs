@@ -60,6 +60,8 @@ where
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
+        // It would be told with `eprintln!`, which panics where the window was closed.
+        .log_internal_errors(false)
         .with_ansi(is_coloured);
     lines.finish().with(filter_fn(tells_nothing))
 }
@@ -71,6 +73,8 @@ where
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
+        // It would be told with `eprintln!`, which panics where the window was closed.
+        .log_internal_errors(false)
         .json()
         .flatten_event(true);
     lines.finish().with(filter_fn(tells_nothing))

@@ -91,6 +91,32 @@ impl Person {
         }
     }
 
+    /// Closes the window, in which nothing can be written any more.
+    async fn closes(self) -> anyhow::Result<()> {
+        let Self {
+            terminal,
+            keys,
+            screen,
+            mut command,
+            ..
+        } = self;
+        // What is still under way on a thread would keep it open.
+        drop((terminal, keys.into_std().await, screen.into_std().await));
+        let ended = within("the end", command.wait()).await?;
+        ensure!(ended.code() == Some(0), "{ended:?}");
+        Ok(())
+    }
+
+    /// The command itself is told to end, and its window stays.
+    async fn receives(self, signal: &str) -> anyhow::Result<()> {
+        let pid = self.command.id().context("it has ended")?.to_string();
+        Command::new("kill")
+            .args(["-s", signal, &pid])
+            .run()
+            .await?;
+        self.ends(0).await
+    }
+
     async fn ends(mut self, code: i32) -> anyhow::Result<()> {
         let ended = within("the end", self.command.wait()).await?;
         ensure!(ended.code() == Some(code), "{ended:?}: {}", self.seen);
@@ -155,6 +181,16 @@ async fn shell(world: Arc<World>) -> anyhow::Result<()> {
     drop(other);
     let mut person = Person::start(&world, &attach)?;
     person.sees("kept-55").await?;
+    person.types(b"echo $X-$((60 + 6))\r").await?;
+    person.sees("kept-66").await?;
+    // And so does one whose window is closed, of which its command is told twice: by
+    // SIGHUP and by an input that ended.
+    person.closes().await?;
+    let mut person = Person::start(&world, &attach)?;
+    person.sees("kept-66").await?;
+    person.receives("HUP").await?;
+    let mut person = Person::start(&world, &attach)?;
+    person.sees("kept-66").await?;
     person.types(b"exit 5\r").await?;
     person.ends(5).await?;
     let ended = async {

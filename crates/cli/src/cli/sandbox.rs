@@ -120,9 +120,9 @@ pub(crate) struct ExecArgs {
 /// Open a shell in a sandbox, or come back to one
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ctrl-P Ctrl-Q leaves the shell running, and so does a connection that is lost; --attach comes back to
-it, and to any other process on a terminal. What it wrote last is shown again. \"tombolo sandbox ps\"
-lists processes.
+Ctrl-P Ctrl-Q leaves the shell running, and so does a closed window or a lost connection; --attach
+comes back to it, and to any other process on a terminal. What it wrote last is shown again.
+\"tombolo sandbox ps\" lists processes.
 
 Examples:
   tombolo sandbox shell $id
