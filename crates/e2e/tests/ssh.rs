@@ -146,7 +146,10 @@ async fn clients(world: Arc<World>) -> anyhow::Result<()> {
     sockets(&door).await?;
     mounted(&door).await?;
     let stranger = Door::open_as(&world, &id, Some(&"f".repeat(32))).await?;
-    check(&stranger.ssh(&["-T"], "exit 0").await?, LOST, "")?;
+    let refused = stranger.ssh(&["-T"], "exit 0").await?;
+    check(&refused, LOST, "")?;
+    let words = String::from_utf8_lossy(&refused.stderr);
+    ensure!(words.contains("(publickey)"), "{words}");
     world.kill(&id).await?;
     check(&door.ssh(&["-T"], "exit 0").await?, LOST, "")
 }

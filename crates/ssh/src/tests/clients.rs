@@ -109,7 +109,9 @@ async fn the_user_name_is_the_credential() {
         let output = rig.ssh(user, &[], &["exit 0"]).output().await.unwrap();
         assert_eq!(code(&output), LOST, "{user}");
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(complaint.contains("Permission denied"), "{complaint}");
+        // Nothing is left to try but a key, and no password is asked for.
+        let words = "Permission denied (publickey).";
+        assert!(complaint.contains(words), "{complaint}");
     }
     assert!(rig.world.launches.lock().is_empty());
 }
