@@ -21,6 +21,7 @@ mod host;
 mod identity;
 mod limits;
 mod page;
+mod plain;
 mod relay;
 mod serve;
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::forward::Forwarder;
 use crate::host::Base;
 use crate::identity::Identity;
 use crate::limits::Limits;
+use crate::plain;
 use crate::under_way::UnderWay;
 
 /// How long to wait when the system has no descriptor for another connection.
@@ -208,9 +209,19 @@ impl<B: Backend> Acceptor<B> {
             tracing::debug!(%error, "the connection is gone already");
             return;
         }
-        let handshake = TlsAcceptor::from(self.identity.config()).accept(stream);
+        let handshake = async {
+            if plain::is_http(&stream).await? {
+                return plain::answer(stream).await.map(|()| None);
+            }
+            let tls = TlsAcceptor::from(self.identity.config());
+            tls.accept(stream).await.map(Some)
+        };
         let stream = match timeout(self.limits.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => stream,
+            Ok(Ok(Some(stream))) => stream,
+            Ok(Ok(None)) => {
+                log_limited!(debug, %client, "a client spoke HTTP to the ingress, not HTTPS");
+                return;
+            }
             Ok(Err(error)) => {
                 log_limited!(debug, %error, "a TLS handshake with the ingress failed");
                 return;

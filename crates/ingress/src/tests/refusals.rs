@@ -1,9 +1,10 @@
 //! What is told when no program answers.
 
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::rig::{
-    BASE, Door, Entry, OTHER, PUBLIC, Rig, TOKEN, answers, exposure, quick, says, serves,
+    BASE, Door, Entry, OTHER, PUBLIC, Rig, TOKEN, answers, exposure, quick, says, serves, within,
 };
 use crate::backend::{Found, Target};
 
@@ -19,6 +20,33 @@ fn told(answer: &str) -> (u16, &str) {
         .lines()
         .find_map(|line| line.strip_prefix("x-tombolo-ingress: "));
     (status.unwrap_or_default(), mark.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn http_without_tls_is_told_to_use_it() {
+    let rig = Rig::with(quick(), answers("reached")).await;
+    // One whole, one that never ends, and one with more than is read.
+    let long = format!("POST / HTTP/1.1\r\n\r\n{}", "a".repeat(1 << 20));
+    for request in [GET, "G", &long] {
+        let (mut reads, mut writes) = rig.tcp().await.into_split();
+        let mut text = String::new();
+        let sent = writes.write_all(request.as_bytes());
+        let read = reads.read_to_string(&mut text);
+        // Of what is too long the end is not taken.
+        let (sent, read) = within(async { tokio::join!(sent, read) }).await;
+        assert!(request.len() > GET.len() || (sent.is_ok() && read.is_ok()));
+        assert_eq!(told(&text), (400, "TLS_REQUIRED"), "{text}");
+        assert!(text.contains("https://"), "{text}");
+    }
+    // What is neither is closed without a word.
+    let mut stream = rig.tcp().await;
+    stream.write_all(b"\x00\x01").await.unwrap();
+    let mut bytes = Vec::new();
+    let read = within(stream.read_to_end(&mut bytes)).await;
+    assert!(
+        !String::from_utf8_lossy(&bytes).contains("HTTP"),
+        "{read:?}"
+    );
 }
 
 #[tokio::test]
