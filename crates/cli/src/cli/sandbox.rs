@@ -167,7 +167,8 @@ pub(crate) struct PsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A place in a sandbox is ID:PATH; a relative PATH starts in /home/app. A directory is copied with
-all that is below it. If the destination is a directory that exists, the source is put into it.
+all that is below it. If the destination is a directory that exists, the source is put into it. A
+device or a pipe is written to and not replaced.
 
 Examples:
   tombolo sandbox copy ./project $id:
@@ -177,7 +178,7 @@ pub(crate) struct CopyArgs {
     /// What to copy: a path, or ID:PATH
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
-    /// Where to: a path, or ID:PATH
+    /// Where to: a path, ID:PATH, or "-" for one file to standard output
     #[arg(value_name = "DESTINATION")]
     pub(crate) destination: String,
     /// Print what was copied, as JSON

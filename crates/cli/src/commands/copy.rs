@@ -15,6 +15,9 @@ use crate::failure::{Failure, Outcome};
 use crate::{output, wire};
 use place::Place;
 
+/// What `-` is as a destination.
+const STANDARD_OUTPUT: &str = "/dev/stdout";
+
 /// One end of a copy, connected to if it is in a sandbox.
 struct End {
     path: String,
@@ -55,7 +58,14 @@ impl End {
 
 pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
     let source = Place::parse(&args.source);
-    let destination = Place::parse(&args.destination);
+    let destination = match args.destination.as_str() {
+        "-" if args.json => {
+            let words = "a file and --json cannot both go to standard output";
+            return Err(Failure::message(ExitCode::Usage, words));
+        }
+        "-" => Place::Local(STANDARD_OUTPUT.to_owned()),
+        given => Place::parse(given),
+    };
     if let (Place::Local(_), Place::Local(_)) = (&source, &destination) {
         return Err(Failure::message(
             ExitCode::Usage,
@@ -86,13 +96,17 @@ pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
         return output::json(&copied);
     }
     output::tell(&format!(
-        "copied {} files, {} directories and {} links ({})",
-        copied.files,
-        copied.directories,
-        copied.links,
+        "copied {}, {} and {} ({})",
+        counted(copied.files, "file", "files"),
+        counted(copied.directories, "directory", "directories"),
+        counted(copied.links, "link", "links"),
         HumanBytes(copied.bytes)
     ));
     Ok(())
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// A spinner where somebody watches.
@@ -116,5 +130,17 @@ fn tell(event: &CopyEvent<'_>, progress: &ProgressBar) {
             output::printable(path)
         )),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counted;
+
+    #[test]
+    fn one_of_something_is_told_as_one() {
+        for (count, expected) in [(0, "0 files"), (1, "1 file"), (2, "2 files")] {
+            assert_eq!(counted(count, "file", "files"), expected);
+        }
     }
 }

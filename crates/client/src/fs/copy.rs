@@ -66,7 +66,7 @@ pub enum CopyEvent<'a> {
 #[non_exhaustive]
 pub enum CopyError {
     /// There is nothing to copy.
-    #[error("there is no {path} to copy")]
+    #[error("there is nothing at {path} to copy")]
     NotThere {
         /// What was named.
         path: String,
@@ -305,7 +305,8 @@ async fn copy_file(
 ) -> Result<u64, CopyError> {
     let copied = async {
         let mut reader = from.read(&entry).await?;
-        let mut writer = to.write(&path, entry.mode()).await?;
+        let is_top = entry.relative.as_os_str().is_empty();
+        let mut writer = to.write(&path, entry.mode(), is_top).await?;
         let mut bytes = 0;
         while let Some(piece) = reader.next().await? {
             bytes += piece.len() as u64;

@@ -117,10 +117,17 @@ impl LocalReader {
 
 /// A file of this machine that is being written under a temporary name. The
 /// rename at the end replaces whatever has its name, link or not, and writes
-/// through nothing.
+/// through nothing. What is no file, such as a device that the person named
+/// as the destination, is written itself.
 #[derive(Debug)]
 pub(super) struct LocalWriter {
     file: fs_err::tokio::File,
+    replaces: Option<Replaces>,
+}
+
+/// What a file that is complete takes the place of.
+#[derive(Debug)]
+struct Replaces {
     temporary: Temporary,
     path: PathBuf,
     mode: u32,
@@ -141,6 +148,19 @@ impl Drop for Temporary {
 }
 
 impl LocalWriter {
+    /// Opens the destination itself, which may be a device or a pipe.
+    pub(super) async fn open_named(path: &str, mode: u32) -> Result<Self, CopyError> {
+        if !is_written_through(Path::new(path)) {
+            return Self::open(path, mode).await;
+        }
+        // Standard output may be a file that has something in it already.
+        let mut options = fs_err::tokio::OpenOptions::new();
+        Ok(Self {
+            file: options.append(true).open(path).await?,
+            replaces: None,
+        })
+    }
+
     pub(super) async fn open(path: &str, mode: u32) -> Result<Self, CopyError> {
         let path = PathBuf::from(path);
         let name = format!(".tombolo-{}", tombolo_ids::random_text(TEMPORARY_CHARS)?);
@@ -152,9 +172,11 @@ impl LocalWriter {
             .await?;
         Ok(Self {
             file,
-            temporary: Temporary(Some(temporary)),
-            path,
-            mode,
+            replaces: Some(Replaces {
+                temporary: Temporary(Some(temporary)),
+                path,
+                mode,
+            }),
         })
     }
 
@@ -164,15 +186,33 @@ impl LocalWriter {
 
     pub(super) async fn finish(mut self) -> Result<(), CopyError> {
         self.file.flush().await?;
+        let Some(mut replaces) = self.replaces.take() else {
+            return Ok(());
+        };
         self.file
-            .set_permissions(std::fs::Permissions::from_mode(self.mode & MODE_MASK))
+            .set_permissions(std::fs::Permissions::from_mode(replaces.mode & MODE_MASK))
             .await?;
-        if let Some(temporary) = &self.temporary.0 {
-            fs::rename(temporary, &self.path)?;
+        if let Some(temporary) = &replaces.temporary.0 {
+            fs::rename(temporary, &replaces.path)?;
         }
-        self.temporary.0 = None;
+        replaces.temporary.0 = None;
         Ok(())
     }
+}
+
+/// Whether a destination is a device, a pipe or the like, or one of the names
+/// that processes have for their open files: these are never replaced.
+fn is_written_through(path: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(path) else {
+        return false;
+    };
+    if !metadata.is_file() && !metadata.is_dir() {
+        return true;
+    }
+    let leads_to_open_files = |path: PathBuf| path.starts_with("/proc");
+    let directory = path.parent().map(fs::canonicalize);
+    fs::read_link(path).is_ok_and(leads_to_open_files)
+        || directory.is_some_and(|directory| directory.is_ok_and(leads_to_open_files))
 }
 
 pub(super) fn make_directory(path: &str, mode: u32, is_top: bool) -> Result<(), CopyError> {

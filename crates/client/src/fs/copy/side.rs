@@ -104,8 +104,15 @@ impl<'a> Side<'a> {
         }
     }
 
-    pub(super) async fn write(self, path: &str, mode: u32) -> Result<Writer, CopyError> {
+    /// `is_top` is the destination itself, which a person named.
+    pub(super) async fn write(
+        self,
+        path: &str,
+        mode: u32,
+        is_top: bool,
+    ) -> Result<Writer, CopyError> {
         match self {
+            Self::Local if is_top => Ok(Writer::Local(LocalWriter::open_named(path, mode).await?)),
             Self::Local => Ok(Writer::Local(LocalWriter::open(path, mode).await?)),
             Self::Sandbox(fs) => {
                 let options = WriteOptions::new().create(true).mode(mode);

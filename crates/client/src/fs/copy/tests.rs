@@ -106,6 +106,42 @@ async fn a_file_replaces_a_link_and_does_not_follow_it() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_written_through() {
+    use std::os::unix::fs::FileTypeExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("link");
+    fs_err::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    let mut writer = LocalWriter::open_named(link.to_str().unwrap(), 0o644)
+        .await
+        .unwrap();
+    writer.write(b"gone").await.unwrap();
+    writer.finish().await.unwrap();
+    assert!(fs_err::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(
+        fs_err::metadata(&link)
+            .unwrap()
+            .file_type()
+            .is_char_device()
+    );
+    // As `/dev/stdout` is, if it was redirected into a file.
+    let file = fs_err::File::create(directory.path().join("file")).unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(file.file());
+    for _twice in 0..2 {
+        let named = format!("/dev/fd/{descriptor}");
+        let mut writer = LocalWriter::open_named(&named, 0o644).await.unwrap();
+        writer.write(b"new").await.unwrap();
+        writer.finish().await.unwrap();
+    }
+    assert_eq!(fs_err::read_to_string(file.path()).unwrap(), "newnew");
+    // A file of that name in a directory that is copied replaces it.
+    let path = link.to_str().unwrap();
+    let writer = LocalWriter::open(path, 0o644).await.unwrap();
+    writer.finish().await.unwrap();
+    assert!(fs_err::symlink_metadata(&link).unwrap().is_file());
+}
+
+#[tokio::test]
 async fn a_write_that_breaks_off_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("copy");
