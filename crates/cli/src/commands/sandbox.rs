@@ -1,7 +1,7 @@
 //! `tombolo sandbox …`: everything but `copy` and exposed ports, which have
 //! their own modules.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
@@ -22,6 +22,8 @@ use tombolo_client::{Client, Command, ConnectError, ExitStatus, OomConfidence, S
 
 /// How many sandboxes are ended at the same time.
 const KILLS_AT_ONCE: usize = 8;
+/// How far the server's clock may be from ours.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(30);
 /// How long the creation of a sandbox takes at most if all is there.
 const LONG: Duration = Duration::from_secs(3);
 
@@ -251,12 +253,23 @@ async fn extend(context: &Context, args: &ExtendArgs) -> Outcome {
     let client = client(context, &args.server).await?;
     let granted = client.sandbox(&id).extend_timeout(args.duration).await;
     let granted = granted.map_err(wire::refused)?;
+    if is_later_than_asked(granted, SystemTime::now(), args.duration) {
+        output::tell("nothing changed: the sandbox was to live longer than that already");
+    }
     let since = granted.duration_since(UNIX_EPOCH).unwrap_or_default();
     let stop_at_ms = UnixMillis(0).plus(since);
     if args.json {
         return output::json(&StopAt { stop_at_ms });
     }
     output::data(&moment(stop_at_ms))
+}
+
+/// Whether a sandbox ends later than was asked for: an extension never makes
+/// a life shorter.
+fn is_later_than_asked(granted: SystemTime, now: SystemTime, asked: Duration) -> bool {
+    granted
+        .duration_since(now)
+        .is_ok_and(|left| left > asked.saturating_add(CLOCKS_APART_MAX))
 }
 
 async fn kill(context: &Context, args: &KillArgs) -> Outcome<u8> {

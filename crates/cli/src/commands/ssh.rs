@@ -129,6 +129,13 @@ pub(super) async fn keys(context: &Context, command: SshKeyCommand) -> Outcome {
 async fn add(context: &Context, args: AddSshKeyArgs) -> Outcome {
     let key = fs::read_to_string(&args.file)
         .map_err(|error| Failure::new(ExitCode::Usage, anyhow::Error::new(error)))?;
+    if is_private(&key) {
+        return Err(Failure::message(
+            ExitCode::Usage,
+            format!("{} is a private key, and was not sent", args.file.display()),
+        )
+        .hint("name the public key, whose file ends in .pub"));
+    }
     let asked = AddSshKey {
         key,
         name: args.name,
@@ -142,6 +149,12 @@ async fn add(context: &Context, args: AddSshKeyArgs) -> Outcome {
         return output::json(&row);
     }
     output::data(&row.fingerprint)
+}
+
+/// Whether this is the secret half of a key, in OpenSSH's format, in PEM (RFC
+/// 7468) or in that of `PuTTY`.
+fn is_private(key: &str) -> bool {
+    key.contains("PRIVATE KEY-----") || key.trim_start().starts_with("PuTTY-User-Key-File-")
 }
 
 async fn list(context: &Context, args: &ListSshKeysArgs) -> Outcome {
@@ -171,6 +184,19 @@ async fn remove(context: &Context, args: &RemoveSshKeyArgs) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_private_key_is_known_as_one() {
+        let cases = [
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl", true),
+            ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", true),
+            ("PuTTY-User-Key-File-3: ssh-ed25519", true),
+            ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 PRIVATE KEY", false),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(is_private(key), expected, "{key}");
+        }
+    }
 
     #[test]
     fn options_go_before_the_host_and_the_command_after_it() {
