@@ -11,6 +11,7 @@ use tombolo_diag::ExitCode;
 
 use crate::failure::{Failure, OrFail as _, Outcome};
 use crate::terminal::{self, RawMode};
+use crate::wire;
 use tombolo_client::{
     CallError, Command, ExitStatus, Process, ProcessHandle, ReadStream, Signal as GuestSignal,
     Stdio, StreamError, WriteStream,
@@ -61,7 +62,7 @@ pub(crate) async fn run(
         Mode::Terminal => command.terminal(terminal::size()),
         Mode::Pipes => command,
     };
-    let process = command.spawn().await?;
+    let process = command.spawn().await.map_err(wire::not_started)?;
     let _raw = match mode {
         Mode::Terminal => enter_raw_mode(),
         Mode::Pipes => None,

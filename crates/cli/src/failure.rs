@@ -10,6 +10,8 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: ExitCode,
+    /// What a shell would exit with, where it has a code of its own.
+    shell_code: Option<u8>,
     error: anyhow::Error,
     hint: Option<String>,
 }
@@ -18,6 +20,7 @@ impl Failure {
     pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
         Self {
             code,
+            shell_code: None,
             error: error.into(),
             hint: None,
         }
@@ -39,6 +42,18 @@ impl Failure {
     pub(crate) fn context(mut self, context: impl Into<String>) -> Self {
         self.error = self.error.context(context.into());
         self
+    }
+
+    /// Exits as a shell does.
+    #[must_use]
+    pub(crate) fn exiting_with(mut self, code: u8) -> Self {
+        self.shell_code = Some(code);
+        self
+    }
+
+    /// What this program exits with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.shell_code.unwrap_or_else(|| self.code.code())
     }
 
     pub(crate) fn code(&self) -> ExitCode {

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output::tell(&failure.report());
-            failure.code().into()
+            failure.exit_code().into()
         }
     }
 }

@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 
 use tombolo_api::error::ErrorCode;
 use tombolo_client::Refusal;
+use tombolo_client::SpawnError;
 use tombolo_diag::ExitCode;
 use tombolo_ids::SandboxId;
 
 use crate::environment::Environment;
 use crate::failure::{Failure, Outcome};
+use crate::output;
+
+/// What a shell exits with for a command that may not be executed (POSIX, 2.8.2).
+const NOT_EXECUTABLE: u8 = 126;
+/// And for one that is not there.
+const NOT_FOUND: u8 = 127;
 
 /// A sandbox's id as it was typed.
 pub(crate) fn sandbox_id(given: &str) -> Outcome<SandboxId> {
@@ -84,6 +91,13 @@ pub(crate) fn not_connected(error: tombolo_client::ConnectError) -> Failure {
         };
         return Failure::new(ExitCode::Usage, error).hint(hint);
     }
+    // The bounds are the server's; the name is the one that was typed.
+    if let Some(bounds) = error
+        .refusal()
+        .and_then(|refusal| refusal.message.strip_prefix("memory_mb "))
+    {
+        return Failure::message(ExitCode::Usage, format!("--memory {bounds}"));
+    }
     let (code, hint) = meaning(error.refusal());
     hinted(Failure::new(code, error), hint)
 }
@@ -108,6 +122,32 @@ fn meaning(refusal: Option<&Refusal>) -> (ExitCode, Option<&'static str>) {
         None
     };
     (code_of(refusal.status.as_u16()), hint)
+}
+
+/// What a command that did not start means, with the exit codes of a shell.
+pub(crate) fn not_started(error: SpawnError) -> Failure {
+    use std::io::ErrorKind;
+    let SpawnError::Refused { command, source } = &error else {
+        return Failure::from(error);
+    };
+    let command = output::printable(command);
+    // The agent says which of its steps failed: the directory's or the program's.
+    let is_directory = source
+        .object()
+        .is_some_and(|object| object.message.contains(": chdir '"));
+    let (code, words) = match source.kind() {
+        _ if is_directory => {
+            let words = format!("cannot start {command} in this working directory");
+            return Failure::message(ExitCode::Failure, source.to_string()).context(words);
+        }
+        ErrorKind::NotFound => (
+            NOT_FOUND,
+            format!("there is no command {command} in the sandbox"),
+        ),
+        ErrorKind::PermissionDenied => (NOT_EXECUTABLE, format!("{command} may not be executed")),
+        _ => return Failure::from(error),
+    };
+    Failure::message(ExitCode::Failure, words).exiting_with(code)
 }
 
 fn code_of(status: u16) -> ExitCode {

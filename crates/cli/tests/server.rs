@@ -325,18 +325,13 @@ async fn a_command_has_our_input_output_and_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_is_not_there_is_an_error_of_ours() {
+async fn a_command_that_is_not_there_is_told_as_by_a_shell() {
     let world = World::new().await;
     let (id, _agent) = world.sandbox("tool", Script::prints("")).await;
     let answer = world.run(&["sandbox", "exec", &id, "--", "tol"]).await;
-    assert_eq!(answer.code, 1);
-    assert!(
-        answer
-            .stderr
-            .starts_with("error: cannot start tol\n  caused by: No such file or directory"),
-        "{}",
-        answer.stderr
-    );
+    assert_eq!(answer.code, 127);
+    let expected = "error: there is no command tol in the sandbox\n";
+    assert!(answer.stderr.starts_with(expected), "{}", answer.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -371,9 +366,9 @@ async fn a_run_leaves_no_sandbox_whatever_came_of_it() {
     let answer = world
         .run(&["run", "--memory", "1024", "--", "nothing"])
         .await;
-    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert_eq!(answer.code, 127, "{}", answer.stderr);
     assert!(
-        answer.stderr.contains("cannot start nothing"),
+        answer.stderr.contains("no command nothing"),
         "{}",
         answer.stderr
     );

@@ -37,7 +37,8 @@ fn cli_page() -> String {
          | 77 | not allowed: no token, a wrong token, not root |\n\
          | 78 | the configuration file is wrong |\n\n\
          `tombolo run` and `tombolo sandbox exec` pass on the exit code of their command (128 and the\n\
-         number of the signal that killed it), and 124 when `--timeout` passed.\n",
+         number of the signal that killed it), and 124 when `--timeout` passed. A command that is not\n\
+         there is 127, and one that may not be executed 126.\n",
     );
     let mut definition = cli::definition()
         .term_width(cli::HELP_WIDTH)
