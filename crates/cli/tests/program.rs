@@ -107,6 +107,7 @@ fn help_goes_to_standard_output() {
       token        Create, list and revoke the tokens that open the server
       bench        Measure this machine: create, exec, files, many at once, memory
       completions  Print what makes a shell complete this command
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help

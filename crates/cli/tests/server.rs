@@ -214,14 +214,16 @@ async fn ports_are_exposed_listed_and_taken_back() {
         assert!(listed.contains(words), "{listed}");
     }
     assert!(!listed.contains(token.unwrap()), "{listed}");
-    let unexpose = ["sandbox", "unexpose", id, name];
-    world.run(&unexpose).await.ok();
+    let by_name = ["sandbox", "unexpose", id, name];
+    let by_address = ["sandbox", "unexpose", id, url.trim()];
+    world.run(&by_address).await.ok();
     let rows = world.run(&["sandbox", "exposures", id, "--json"]).await;
     assert_eq!(rows.json().as_array().unwrap().len(), 1);
-    let mistakes: [(&[&str], i32, &str); 5] = [
-        (&unexpose, 1, "EXPOSURE_NOT_FOUND"),
+    let mistakes: [(&[&str], i32, &str); 6] = [
+        (&by_name, 1, "EXPOSURE_NOT_FOUND"),
+        (&by_address, 1, "EXPOSURE_NOT_FOUND"),
         (
-            &["sandbox", "unexpose", id, &url],
+            &["sandbox", "unexpose", id, "nonsense"],
             64,
             "32 hexadecimal digits",
         ),
