@@ -181,6 +181,6 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{method} {path}");
             }
         }
-        assert_eq!(names.len(), 35);
+        assert_eq!(names.len(), 36);
     }
 }
