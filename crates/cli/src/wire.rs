@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use tombolo_api::error::ErrorCode;
-use tombolo_client::Refusal;
-use tombolo_client::SpawnError;
+use tombolo_client::{Refusal, SpawnError};
 use tombolo_diag::ExitCode;
 use tombolo_ids::SandboxId;
 
@@ -102,6 +101,11 @@ pub(crate) fn not_connected(error: tombolo_client::ConnectError) -> Failure {
     hinted(Failure::new(code, error), hint)
 }
 
+/// Whether the server refused for this reason.
+pub(crate) fn is(refusal: &Refusal, code: ErrorCode) -> bool {
+    refusal.code == code.as_str()
+}
+
 fn hinted(failure: Failure, hint: Option<&str>) -> Failure {
     match hint {
         Some(hint) => failure.hint(hint),
@@ -113,7 +117,7 @@ fn meaning(refusal: Option<&Refusal>) -> (ExitCode, Option<&'static str>) {
     let Some(refusal) = refusal else {
         return (ExitCode::Unavailable, None);
     };
-    let is = |code: ErrorCode| refusal.code == code.as_str();
+    let is = |code| is(refusal, code);
     let hint = if is(ErrorCode::SandboxNotFound) {
         Some("\"tombolo sandbox list\" shows those that there are and were")
     } else if is(ErrorCode::SandboxAlreadyTerminated) {

@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::{local, output, up, wire};
 use tombolo_api::config::NewSandbox;
+use tombolo_api::error::ErrorCode;
 use tombolo_client::{Client, ConnectError, Sandbox};
 
 /// The exit code when the time is up, as `timeout(1)` has it.
@@ -69,8 +70,8 @@ enum Ran {
 /// Whether a server was found that ends before it has made a sandbox. One that breaks off
 /// may have begun to: it takes down what nobody waits for, and nothing has run in it.
 fn is_ending(error: &ConnectError) -> bool {
-    let code = error.refusal().map(|refusal| refusal.code.as_str());
-    code == Some("SERVER_ENDING")
+    let refusal = error.refusal();
+    refusal.is_some_and(|refusal| wire::is(refusal, ErrorCode::ServerEnding))
         || matches!(
             error,
             ConnectError::Unreachable { .. } | ConnectError::Http { .. }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::time::Instant;
+use tombolo_api::error::ErrorCode;
 use tombolo_api::native::{RETIRE_PATH, Retirement};
 use tombolo_client::{Client, Endpoint, RequestError};
 use tombolo_diag::ExitCode;
@@ -14,7 +15,7 @@ use tombolo_diag::ExitCode;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::state::{Holder, Running, StateDir, Tenure, UpLock};
-use crate::{local, output};
+use crate::{local, output, wire};
 
 /// How long one that makes room, or is just starting, is waited for.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -140,14 +141,16 @@ pub(crate) async fn make_room(context: &Context, running: &Running) -> Outcome<A
         Ok(Err(error)) => error,
         Err(_elapsed) => return Ok(Answer::Silent),
     };
-    match error.refusal().map(|refusal| refusal.code.as_str()) {
-        Some("SERVER_IN_USE") => Ok(match sandboxes(&admin).await {
-            Ok(sandboxes) => Answer::Needed(sandboxes),
-            Err(error) => {
-                tracing::debug!(%error, "it does not say which sandboxes it has");
-                Answer::Silent
-            }
-        }),
+    match error.refusal() {
+        Some(refusal) if wire::is(refusal, ErrorCode::ServerInUse) => {
+            Ok(match sandboxes(&admin).await {
+                Ok(sandboxes) => Answer::Needed(sandboxes),
+                Err(error) => {
+                    tracing::debug!(%error, "it does not say which sandboxes it has");
+                    Answer::Silent
+                }
+            })
+        }
         Some(_) => Ok(Answer::Stays),
         None => {
             tracing::debug!(%error, "it does not answer");
